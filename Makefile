@@ -1,0 +1,50 @@
+# One command each: `make demo` and `make test` set everything up on a fresh machine (Python 3.11 or newer, and make).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PICTURES := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))/../shared/data)
+export ALEXNET_FLOWERS ?= $(wildcard $(PICTURES)/flowers)
+export ALEXNET_PHOTOS ?= $(wildcard $(PICTURES)/photos)
+
+.PHONY: demo test test-slow check fix clean
+
+# the marks are files: what they depend on changes, and the next command installs again
+$(VENV)/core: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/oracles: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,oracles]'
+	@touch $@
+
+demo: $(VENV)/core
+	$(BIN)/alexnet train digits --variant paper --recipe fast --run demo --epochs 5
+	$(BIN)/alexnet eval runs/demo --views 10 --min-top1 0.97
+	$(BIN)/alexnet data get digits --into runs/digits
+	$(BIN)/alexnet predict runs/demo runs/digits/7/0007.png
+	@echo 'Next, with a folder of your own pictures, one folder a class:'
+	@echo '  $(BIN)/alexnet train FOLDER'
+	@echo '  $(BIN)/alexnet info paper --diff torchvision'
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+test-slow: $(VENV)/oracles
+	$(BIN)/python -m pytest -m slow -q
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+fix: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs dist .pytest_cache .ruff_cache

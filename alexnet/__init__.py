@@ -1,0 +1,60 @@
+"""AlexNet as published: every variant exact, trained, judged and used.
+
+    alexnet.build("paper")                      a variant's network with its own initial values
+    alexnet.train("flowers", recipe="fast")     a run folder
+    alexnet.evaluate("runs/x")                  its score
+    alexnet.load("runs/x").predict("cat.jpg")   named probabilities
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .evaluation.predict import Prediction, Predictor
+    from .network.build import AlexNet
+
+__all__ = ["build", "evaluate", "load", "predict", "train"]
+
+
+# torch is imported when a function needs it: the command line answers `--help` without.
+
+
+def build(variant: str, classes: int = 1000, seed: int = 0) -> "AlexNet":
+    """The network of a variant, (B, 3, side, side) -> logits (B, classes), with that variant's own initial values."""
+    from .network import build as network
+
+    return network.build(variant, classes=classes, seed=seed)
+
+
+def load(run: str | Path, *, device: str = "cpu", seed: int = 0) -> "Predictor":
+    """A run folder, a checkpoint folder, `imagenet` or a variant's name, ready to predict."""
+    from .evaluation import predict
+
+    return predict.load(run, device=device, seed=seed)
+
+
+def predict(run: str | Path, picture: str | Path, k: int = 5) -> "list[Prediction]":
+    """The k likeliest classes of one picture."""
+    return load(run).predict(picture, k)
+
+
+def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str, Any]:
+    """Trains on `data`, or goes on; the options are those of `training.start.Asked`. Returns what `train --json` prints.
+
+    Only the fields of `Asked` are accepted; anything else is a TypeError.
+    """
+    import os
+
+    from rich.console import Console
+
+    from .training import start
+
+    with open(os.devnull, "w") as nowhere:
+        return start.train(start.Asked(data=str(data), **options), Console(file=nowhere) if quiet else Console())
+
+
+def evaluate(run: str | Path, data: str | Path | None = None, *, views: int = 1) -> dict[str, Any]:
+    """The score of a run, on its own validation split or on `data`: the document of `eval --json`."""
+    from .evaluation import judge
+
+    return judge.judge([str(run)], str(data) if data is not None else None, views=views).to_json()

@@ -1,0 +1,54 @@
+"""The command line: one file a verb, loaded when it is asked for."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from .. import errors
+
+app = App(
+    name="alexnet",
+    help="AlexNet as published: every variant exact, trained on your pictures, judged as the paper did, and used.",
+    help_epilogue="RUN: a run folder, a checkpoint folder, `imagenet`, or a variant's name (untrained). "
+    "Start: alexnet train digits",
+    help_format="plaintext",
+    help_formatter="plain",
+    version_flags=["--version"],
+    version=lambda: version("alexnet"),
+)
+
+
+app.command("alexnet.cli.train:train", name="train", help="Train on a folder of pictures, or go on with a run.")
+app.command("alexnet.cli.eval:evaluate", name="eval", help="Accuracy of a run, or of several averaged.")
+app.command("alexnet.cli.predict:predict", name="predict", help="What a run sees in pictures.")
+app.command("alexnet.cli.info:info", name="info", help="A variant's layers, parameters and multiply-adds.")
+app.command("alexnet.cli.data:app", name="data", help="Look at a data set, or fetch one.")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"alexnet: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Runs a command; a user's mistake is one line on stderr and the exit code of `errors.py`."""
+    debug = os.environ.get("ALEXNET_DEBUG") == "1"
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as reason:
+        _fail(" ".join(str(reason).split()), errors.UsageError.code)
+    except errors.AlexNetError as reason:
+        if debug:
+            raise
+        _fail(str(reason), reason.code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing more to say
+    except MemoryError:
+        if debug:
+            raise
+        _fail("out of memory; lower --batch-size, or raise --accumulate", errors.AlexNetError.code)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,104 @@
+"""`alexnet eval`."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from ..errors import GateMissed, UsageError
+
+
+def evaluate(
+    runs: Annotated[list[str], Parameter(negative="")],
+    /,
+    *,
+    data: str | None = None,
+    views: int = 1,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+    seed: int = 0,
+    bad_images: Literal["error", "skip"] = "error",
+    save_predictions: Path | None = None,
+    per_class: Annotated[bool, Parameter(negative="")] = False,
+    min_top1: float | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Accuracy of a run, or of several averaged, on its own validation pictures or on DATA.
+
+    alexnet eval runs/flowers --views 10
+    alexnet eval runs/a runs/b other/pictures
+
+    Parameters
+    ----------
+    runs: RUN [RUN ...] [DATA]; a last argument that is no RUN is the DATA
+    data: the pictures, named outright
+    views: 1, 5 (corners and centre) or 10 (and their mirrors), softmax averaged
+    batch_size: views that go through at once
+    device: auto, cpu, cuda or mps
+    precision: auto, fp32 or bf16
+    workers: threads that decode
+    seed: of an untrained variant's weights
+    bad_images: end at a bad picture, or count it as wrong
+    save_predictions: a .parquet file to write
+    per_class: a table of the classes
+    min_top1: exit with 6 below this accuracy, 0..1
+    json: print one JSON document
+    """
+    from rich.table import Table
+
+    from ..evaluation import judge, score
+    from ..training.journal import console_for
+    from ..training.start import device_of, precision_of
+    from ..weights.run import is_run
+
+    if data is None and len(runs) > 1 and not is_run(runs[-1]):
+        runs, data = runs[:-1], runs[-1]
+    if min_top1 is not None and not 0.0 <= min_top1 <= 1.0:
+        raise UsageError(f"--min-top1 {min_top1}: must be in 0..1")
+    where = device_of(device)
+    verdict = judge.judge(
+        runs,
+        data,
+        views=views,
+        batch_size=batch_size,
+        device=where,
+        precision=precision_of(precision, where),
+        threads=workers,
+        bad_images=bad_images,
+        seed=seed,
+    )
+    result = verdict.to_json()
+    console = console_for(json)
+    if save_predictions is not None:
+        score.write_predictions(save_predictions, verdict.answers)
+    if json:
+        print(json_format.dumps({**result, "per_class": verdict.per_class()}))
+    else:
+        low, high = result["top1_interval"]
+        console.print(
+            f"top-1 accuracy {100 * result['top1']:.2f} %  (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
+            f"error {100 * result['top1_error']:.2f} %",
+            highlight=False,
+        )
+        low, high = result["top5_interval"]
+        console.print(
+            f"top-5 accuracy {100 * result['top5']:.2f} %  (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
+            f"error {100 * result['top5_error']:.2f} %",
+            highlight=False,
+        )
+        console.print(
+            f"mean per-class accuracy {100 * result['mean_class_accuracy']:.2f} %, loss {result['loss']:.4f}, "
+            f"{result['count']} pictures, {views} view{'s' if views > 1 else ''}"
+            + (f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""),
+            highlight=False,
+        )
+        if per_class:
+            table = Table("class", "pictures", "right", "top-1")
+            for row in verdict.per_class():
+                table.add_row(row["class"], str(row["count"]), str(row["correct"]), f"{100 * row['top1']:.1f} %")
+            console.print(table)
+    if min_top1 is not None and result["top1"] < min_top1:
+        raise GateMissed(f"top-1 is {result['top1']:.4f}, below --min-top1 {min_top1}")

@@ -1,0 +1,86 @@
+"""`alexnet info VARIANT`: what a variant is and costs, or what two do differently."""
+
+from json import dumps
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alexnet.network.cost import cost, describe, difference
+from alexnet.network.variants import Variant
+from alexnet.network.variants import variant as lookup
+
+
+def info(variant: str, *, classes: int = 1000, diff: str | None = None, json: bool = False) -> None:
+    """Show a variant layer by layer: shapes, receptive fields, parameters, multiply-adds.
+
+    Examples: `alexnet info paper` · `alexnet info paper --diff caffe` · `alexnet info tiny --classes 10 --json`
+
+    Parameters
+    ----------
+    variant
+        article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny.
+    classes
+        Outputs of the last layer.
+    diff
+        Another variant: show only what differs, number by number, each with its source.
+    json
+        Print one JSON document instead of a table.
+    """
+    here = lookup(variant)
+    if diff is not None:
+        _print_difference(here, lookup(diff), json=json)
+    elif json:
+        print(dumps(describe(here, classes)))
+    else:
+        _print_table(here, classes)
+
+
+def _print_table(variant: Variant, classes: int) -> None:
+    whole = cost(variant, classes)
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"{variant.name}: {variant.source}"), title_justify="left")
+    for name in ("layer", "kind"):
+        table.add_column(name)
+    for name in ("output", "sees px", "parameters", "multiply-adds"):
+        table.add_column(name, justify="right")
+    table.add_row("images", "", f"3×{variant.side}×{variant.side}", "", "", "")
+    for layer in whole.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            "×".join(str(n) for n in layer.out if n > 1 or layer.out[1:] != (1, 1)),
+            str(layer.receptive_field),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.macs:,}" if layer.macs else "",
+        )
+    table.add_section()
+    table.add_row("all", "", "", "", f"{whole.parameters:,}", f"{whole.macs:,}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{whole.neurons:,} neurons: the outputs of convolutions and fully connected layers.", highlight=False
+    )
+
+
+def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:
+    found = difference(here, there)
+    if json:
+        rows = [
+            {
+                "layer": one.layer,
+                "what": one.what,
+                here.name: {"value": one.here, "mark": one.mark_here},
+                there.name: {"value": one.there, "mark": one.mark_there},
+            }
+            for one in found
+        ]
+        print(dumps({"variants": [here.name, there.name], "differences": rows}))
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for name in ("layer", "what", here.name, there.name):
+        table.add_column(name)
+    for one in found:
+        cells = (Text(f"{value}\n{mark}") for value, mark in ((one.here, one.mark_here), (one.there, one.mark_there)))
+        table.add_row(one.layer or "images", one.what, *cells)
+    Console().print(table)

@@ -1,0 +1,124 @@
+"""`alexnet train`."""
+
+import json as json_format
+import re
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from ..errors import UsageError
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str) -> float:
+    """`90s`, `20m`, `1.5h`, `2d` -> seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not match or float(match[1]) == 0:
+        raise UsageError(f"--max-time {text}: expected a number with s, m, h or d, as in 20m")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def train(
+    data: str = "digits",
+    *,
+    recipe: str = "fast",
+    variant: str | None = None,
+    run: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    dropout: float | None = None,
+    precision: str = "auto",
+    accumulate: int = 1,
+    seed: int = 0,
+    max_time: str | None = None,
+    val: str | None = None,
+    val_fraction: float = 0.2,
+    balance: Annotated[bool, Parameter(negative="")] = False,
+    weights: str | None = None,
+    bad_images: Literal["error", "skip"] = "error",
+    save_every: int = 1000,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    set: Annotated[list[str] | None, Parameter(negative="")] = None,  # noqa: A002
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train on pictures, or go on: the same command continues its run.
+
+    alexnet train flowers --max-time 20m
+    alexnet train digits --variant paper --run demo
+
+    Parameters
+    ----------
+    data: folder, list, tar, ILSVRC2012 files, or digits
+    recipe: paper, caffe, torchvision, finetune, article, article-printed, fast
+    variant: see alexnet info; the recipe's own unless named
+    run: name under runs/, or a path
+    device: auto, cpu, cuda or mps
+    workers: threads that decode
+    epochs: passes over the pictures
+    max_steps: updates, at the most
+    batch_size: pictures an update
+    lr: learning rate
+    dropout: share dropped in fc6 and fc7
+    precision: auto, fp32 or bf16
+    accumulate: parts a batch goes through in
+    seed: of weights, order and augmentation
+    max_time: 90s, 20m, 2h; becomes a number of steps at the start
+    val: pictures to validate on, elsewhere
+    val_fraction: held out of each class where nothing else is; 0 for none
+    balance: repeat the smaller classes
+    weights: a RUN to start from
+    bad_images: end at a bad picture, or skip and list it
+    save_every: steps between saves within an epoch
+    dry_run: one step, and an estimate
+    set: key=value, any field of the recipe
+    json: print one JSON document
+    """
+    from ..training import journal, start
+
+    console = journal.console_for(json)
+    asked = start.Asked(
+        data=data,
+        recipe=recipe,
+        variant=variant,
+        run=run,
+        device=device,
+        workers=workers,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        lr=lr,
+        dropout=dropout,
+        precision=precision,
+        accumulate=accumulate,
+        seed=seed,
+        max_time=seconds(max_time) if max_time else None,
+        val=val,
+        val_fraction=val_fraction,
+        balance=balance,
+        weights=weights,
+        bad_images=bad_images,
+        save_every=save_every,
+        set=tuple(set or ()),
+    )
+    result = start.train(asked, console, dry=dry_run)
+    if json:
+        print(json_format.dumps(result))
+    elif not dry_run:
+        best = result["best"]
+        if best["top1"] is not None:
+            console.print(
+                f"{result['run']}: best top-1 {100 * best['top1']:.1f} % at step {best['step']}; "
+                f"{result['seconds']:.0f} s, {result['images_per_second']:.1f} images/s",
+                markup=False,
+            )
+        console.print(
+            f"next:\n  alexnet eval {result['run']} --views 10\n  alexnet predict {result['run']} PICTURE\n"
+            f"  tensorboard --logdir {result['run']}/tensorboard",
+            markup=False,
+            highlight=False,
+        )

@@ -1,0 +1,326 @@
+"""Bytes -> pixels within limits, and the stored form: the only code that reads or resizes pictures.
+
+JPEGs, nearly all of what comes by, are read by libjpeg-turbo straight into an array; every other picture, and every
+JPEG that this refuses, by Pillow. Both give the same pixels (tests/data/test_decode.py states the largest difference).
+"""
+
+import io
+import struct
+from typing import Final
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import BadImage
+from .preprocess import Filter, Resize
+
+# Pillow's own limit warns, which no thread can silence for itself alone; `decode` refuses by `max_pixels` before a
+# pixel is read.
+Image.MAX_IMAGE_PIXELS = None
+
+MAX_PIXELS: Final = 200_000_000
+# Real progressive files have about ten; each scan goes over the whole picture again, so a small file of many is a bomb.
+MAX_SCANS: Final = 100
+
+FILTERS: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+# JPEG's markers, the byte after 0xFF.
+START_OF_SCAN: Final = 0xDA
+PROGRESSIVE: Final = (0xC2, 0xCA)
+APPLICATION: Final = range(0xE0, 0xF0)
+APP1: Final = 0xE1
+ADOBE: Final = 0xEE
+ALONE: Final = (0x00, 0x01, *range(0xD0, 0xDA))  # no length follows
+
+PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+EXIF: Final = b"Exif\0\0"
+ORIENTATION: Final = 0x0112
+INTEGERS: Final = {1: "B", 3: "H", 4: "I"}  # TIFF's BYTE, SHORT, LONG
+# EXIF orientation -> what brings the picture upright.
+UPRIGHT: Final = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: image[::-1].transpose(1, 0, 2),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: image[:, ::-1].transpose(1, 0, 2),
+}
+
+# What files that are no pictures begin with.
+HEIC: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+MAGICS: Final = (
+    (b"%PDF", "a PDF file"),
+    (b"%!PS", "a PostScript file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"P5", "a PGM file"),
+    (b"P6", "a PPM file"),
+    (b"\0\0\x01\0", "an icon file"),
+    (b"version https://git-lfs", "a Git LFS pointer"),
+)
+
+# What a damaged file may raise. Files mutated at random raised the first three; the others are what Pillow's own code
+# expects of its format parsers (it turns them into these three in most places, not in all).
+FAULTS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    struct.error,
+)
+
+
+def decode(data: bytes, name: str, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """The picture in `data` as uint8 (h, w, 3), RGB: JPEG, PNG, WebP, GIF or BMP, told by its first bytes.
+
+    CMYK is taken as Adobe writes it (inverted) and becomes RGB without a profile; 16 bits lose the lower 8;
+    transparency is laid on white; an animation gives its first frame. `exif` turns the picture upright as its EXIF
+    orientation says; EXIF that cannot be read is ignored. BadImage, with `name` and a reason: any other kind of file,
+    a damaged or truncated one, and one of more than `max_pixels`, which is refused by its header.
+    """
+    kind = _kind(data)
+    if kind not in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        raise BadImage(name, f"{kind}, expected JPEG, PNG, WebP, GIF or BMP")
+    try:
+        if kind == "JPEG":
+            image, metadata = _decode_jpeg(data, name, max_pixels)
+        elif kind == "PNG":
+            image, metadata = _decode_png(data, name, max_pixels)
+        else:
+            image, metadata = _decode_pillow(data, kind, name, max_pixels)
+    except UnidentifiedImageError:  # its message holds an address in memory
+        raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
+    except FAULTS as reason:
+        raise BadImage(name, f"damaged {kind} ({_line(reason)})") from None
+    turn = UPRIGHT.get(_orientation(metadata)) if exif else None
+    return image if turn is None else np.ascontiguousarray(turn(image))
+
+
+def stored_form(
+    image: NDArray[np.uint8],
+    *,
+    stored: int,
+    resize: Resize,
+    filter: Filter,  # noqa: A002 - the record's name for it
+) -> NDArray[np.uint8]:
+    """The stored form of a picture: uint8 (h, w, 3) -> uint8 (S, S, 3), S = `stored`, resized with antialiasing.
+
+    "shorter": the shorter side becomes S and the longer round(longer * S / shorter); of it the S pixels from
+    (longer - S) // 2 on are kept ([K12] 2). A picture whose shorter side is S is only cut. "warp": both sides become S.
+    """
+    h, w = image.shape[:2]
+    if resize == "warp":
+        return _resized(image, (0.0, 0.0, w, h), stored, filter)
+    shorter = min(h, w)
+    height, width = round(h * stored / shorter), round(w * stored / shorter)
+    top, left = (height - stored) // 2, (width - stored) // 2
+    if shorter == stored:
+        return np.ascontiguousarray(image[top : top + stored, left : left + stored])
+    # The cut is made in the source's coordinates, so a strip of 1 x 5000 never becomes one of 256 x 1,280,000.
+    box = (left * w / width, top * h / height, (left + stored) * w / width, (top + stored) * h / height)
+    return _resized(image, box, stored, filter)
+
+
+def random_resized(
+    image: NDArray[np.uint8],
+    box: tuple[int, int, int, int],
+    *,
+    side: int,
+    filter: Filter,  # noqa: A002 - the record's name for it
+) -> NDArray[np.uint8]:
+    """The box (top, left, height, width) of a picture uint8 (h, w, 3), resized with antialiasing: (side, side, 3).
+
+    The box is cut out first, as torchvision does: no pixel outside of it bleeds in.
+    """
+    top, left, height, width = box
+    return _resized(image[top : top + height, left : left + width], (0.0, 0.0, width, height), side, filter)
+
+
+def raw_form(data: bytes, side: int, name: str) -> NDArray[np.uint8]:
+    """Pixels as a raw pack holds them, S*S*3 bytes, as uint8 (S, S, 3), S = `side`; BadImage if they are not so many.
+
+    The array looks at `data` and is read-only.
+    """
+    if len(data) != side * side * 3:
+        raise BadImage(name, f"{len(data)} bytes, expected {side} x {side} x 3 = {side * side * 3}")
+    return np.frombuffer(data, np.uint8).reshape(side, side, 3)
+
+
+def _resized(
+    image: NDArray[np.uint8], box: tuple[float, float, float, float], side: int, kernel: Filter
+) -> NDArray[np.uint8]:
+    """The box (left, top, right, bottom) of a picture as (side, side, 3)."""
+    return np.array(Image.fromarray(image).resize((side, side), FILTERS[kernel], box=box, reducing_gap=None))
+
+
+def _kind(data: bytes) -> str:
+    """Pillow's name of the format if it is one of the five, else in words what the bytes seem to be."""
+    head = data[:16]
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(PNG_MAGIC):
+        return "PNG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith(b"BM"):
+        return "BMP"
+    if not data:
+        return "an empty file"
+    if len(data) < 12:
+        return f"a file of {len(data)} bytes"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "a TIFF file"
+    if head[4:8] == b"ftyp":
+        brand = data[8:12]
+        return "an AVIF file" if brand in (b"avif", b"avis") else "a HEIC file" if brand in HEIC else "an MP4 file"
+    if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "a JPEG 2000 or JPEG XL file"
+    for magic, words in MAGICS:
+        if data.startswith(magic):
+            return words
+    text = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if b"<svg" in text:
+        return "an SVG file"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page"
+    if text.startswith((b"<?xml", b"<")):
+        return "an XML or HTML page"
+    return "not a picture of a known kind"
+
+
+def _line(reason: BaseException) -> str:
+    text = " ".join(str(reason).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise BadImage(name, f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
+    if height < 1 or width < 1:
+        raise BadImage(name, f"{width} x {height} pixels")
+
+
+def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
+    """Pixels (h, w, 3) as stored in the file, and its EXIF."""
+    segments = _segments(data)
+    progressive = any(marker in PROGRESSIVE for marker, _, _ in segments)
+    if progressive and data.count(bytes((0xFF, START_OF_SCAN))) > MAX_SCANS:
+        raise BadImage(name, f"a JPEG of more than {MAX_SCANS} scans")
+    exif = next((data[a + 4 : b] for marker, a, b in segments if marker == APP1 and data.startswith(EXIF, a + 4)), b"")
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        _check_size(int(height), int(width), name, max_pixels)
+        if colorspace not in ("CMYK", "YCCK"):
+            return simplejpeg.decode_jpeg(data, "RGB", strict=True), exif
+    except ValueError:
+        pass  # something the library warns of: Pillow has the last word
+    # Pillow is given no metadata to stumble over: of it only Adobe's segment says how the colours are coded.
+    metadata = [(a, b) for marker, a, b in segments if marker in APPLICATION and marker != ADOBE]
+    image, _ = _decode_pillow(_without(data, metadata), "JPEG", name, max_pixels)
+    return image, exif
+
+
+def _decode_png(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
+    """Pixels (h, w, 3) as stored in the file, and its EXIF."""
+    chunks = _chunks(data)
+    exif = next((data[a + 8 : b - 4] for kind, a, b in chunks if kind == b"eXIf"), b"")
+    # Text and profiles inflate without bound, an animation's chunks make Pillow warn: neither holds a pixel.
+    others = [(a, b) for kind, a, b in chunks if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")]
+    image, _ = _decode_pillow(_without(data, others), "PNG", name, max_pixels)
+    return image, exif
+
+
+def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
+    """Pixels (h, w, 3) of the first frame as stored in the file, and its EXIF."""
+    with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+        _check_size(picture.height, picture.width, name, max_pixels)
+        picture.load()
+        return _rgb(picture), picture.info.get("exif", b"")
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a loaded picture of any mode as (h, w, 3), on white where it is transparent."""
+    if picture.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        levels = np.array(picture)
+        grey = (levels >> 8).astype(np.uint8)
+        if "transparency" in picture.info:
+            grey[levels == picture.info["transparency"]] = 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return np.array(picture.convert("RGB"))
+
+
+def _segments(data: bytes) -> list[tuple[int, int, int]]:
+    """The segments of a JPEG before its first scan: marker, first byte, byte after the last.
+
+    Bytes between segments are passed over, as Pillow does: no segment that it would read may be missing here.
+    """
+    segments = []
+    at = data.find(b"\xff", 2)
+    while 0 <= at <= len(data) - 4 and data[at + 1] != START_OF_SCAN:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            end = at + 1
+        elif marker in ALONE:
+            end = at + 2
+        else:
+            end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+            segments.append((marker, at, end))
+        at = data.find(b"\xff", end)
+    return segments
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """The chunks of a PNG: type, first byte, byte after the last; without one that the file's end cuts short."""
+    chunks = []
+    at = len(PNG_MAGIC)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if end > len(data):
+            break
+        chunks.append((data[at + 4 : at + 8], at, end))
+        at = end
+    return chunks
+
+
+def _without(data: bytes, parts: list[tuple[int, int]]) -> bytes:
+    """The bytes without these parts (first byte, byte after the last), which are in order."""
+    edges = [0, *(edge for part in parts for edge in part), len(data)]
+    return b"".join(data[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)) if parts else data
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation that EXIF states, 1 where it states none or cannot be read.
+
+    Read here and not by Pillow, whose reader warns of corrupt EXIF and reads all of it.
+    """
+    tiff = exif.removeprefix(EXIF)
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        start = struct.unpack_from(f"{order}I", tiff, 4)[0]
+        count = struct.unpack_from(f"{order}H", tiff, start)[0]
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, at)
+            if tag == ORIENTATION and kind in INTEGERS:
+                return struct.unpack_from(order + INTEGERS[kind], tiff, at + 8)[0]
+    except struct.error:
+        pass  # cut short
+    return 1

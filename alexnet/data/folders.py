@@ -1,0 +1,112 @@
+"""Image folders -> sample table: one folder a class, images anywhere below it."""
+
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+from ..errors import DataError
+from .classes import Classes
+from .samples import Samples, shown
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
+JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is a picture; what it truly is, its bytes say at decoding."""
+    return name[name.rfind(".") :].lower() in SUFFIXES
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is an operating system's or an editor's leaving: hidden, or a known name."""
+    return name.startswith(".") or name in JUNK
+
+
+def subfolders(folder: Path, ignored: Counter[str]) -> list[str]:
+    """The names of the folders directly in `folder`, sorted as text; what else lies there is counted in `ignored`."""
+    names = []
+    for entry in _entries(folder):
+        if is_junk(entry.name):
+            ignored["hidden or junk"] += 1
+        elif entry.is_dir():
+            names.append(entry.name)
+        else:
+            ignored["outside the class folders"] += 1
+    return sorted(names)
+
+
+def images_below(folder: Path, ignored: Counter[str], visited: set[tuple[int, int]]) -> list[tuple[str, int]]:
+    """(path relative to `folder`, size in bytes) of every image below it, sorted by folder, then by name.
+
+    Links are followed, but a folder in `visited`, (device, inode), is not entered again: links may form a loop.
+    """
+    found: list[tuple[str, int]] = []
+    pending = [""]
+    while pending:
+        here = pending.pop()
+        inside = folder / here
+        try:
+            status = inside.stat()
+        except OSError as reason:
+            raise DataError(f"{shown(str(inside))}: {reason.strerror}") from None
+        if (status.st_dev, status.st_ino) in visited:
+            ignored["folder seen before (a link)"] += 1
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for entry in _entries(inside):
+            name = f"{here}/{entry.name}" if here else entry.name
+            if is_junk(entry.name):
+                ignored["hidden or junk"] += 1
+            elif entry.is_dir():
+                pending.append(name)
+            elif not is_image(entry.name):
+                ignored["not an image by its suffix"] += 1
+            else:
+                size = _regular_size(entry)
+                if size is None:
+                    ignored["not a regular file"] += 1
+                else:
+                    found.append((name, size))
+    # The order in which torchvision's ImageFolder lists the same files.
+    return sorted(found, key=lambda image: os.path.split(image[0]))
+
+
+def folder_samples(folder: Path) -> Samples:
+    """The images of a folder of class folders; classes are the folders' names sorted as text, as ImageFolder has them.
+
+    DataError: no class folder, a class folder without images, a folder that cannot be read.
+    """
+    ignored: Counter[str] = Counter()
+    keys = subfolders(folder, ignored)
+    if not keys:
+        raise DataError(f"{shown(str(folder))}: no class folders in it (expected one folder a class, images inside)")
+    classes = Classes.of(keys)
+    top = folder.stat()
+    names: list[str] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    for label, key in enumerate(keys):
+        images = images_below(folder / key, ignored, {(top.st_dev, top.st_ino)})
+        if not images:
+            raise DataError(f"{shown(str(folder / key))}: a class folder without images; fill it or remove it")
+        names += [f"{key}/{name}" for name, _ in images]
+        sizes += [size for _, size in images]
+        labels += [label] * len(images)
+    return Samples.build(folder, names, label=labels, classes=classes, size=sizes, ignored=ignored)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as reason:
+        raise DataError(f"{shown(str(folder))}: {reason.strerror}") from None
+
+
+def _regular_size(entry: os.DirEntry[str]) -> int | None:
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,144 @@
+"""Samples in order -> uint8 batches, prepared by threads: decoders release the interpreter's lock."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import BadImage
+from .augment import resized_box
+from .decode import decode, random_resized, raw_form, stored_form
+from .order import uniform
+from .preprocess import Preprocess
+from .samples import Samples, shown
+
+Image = NDArray[np.uint8]
+Prepare = Callable[[int, int, int], Image]
+BadImages = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """A batch to make: rows of the table (B,), their positions n in the epoch (B,), and the epoch."""
+
+    rows: NDArray[np.int64]
+    n: NDArray[np.int64]
+    epoch: int = 0
+
+
+@dataclass
+class Batch:
+    """images uint8 (B, S, S, 3), labels int64 (B,), the rows (B,) and positions (B,) they come from; what was bad."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    rows: NDArray[np.int64]
+    n: NDArray[np.int64]
+    epoch: int
+    bad: list[tuple[int, BadImage]]
+
+
+def pixels(samples: Samples, row: int, preprocess: Preprocess) -> Image:
+    """The picture of a row as the road stores it: uint8 (S, S, 3) RGB; BadImage where it cannot be had."""
+    data, name = samples.read(row), shown(str(samples.path(row)))
+    if samples.raw:
+        return raw_form(data, samples.raw, name)
+    image = decode(data, name, exif=preprocess.exif)
+    return stored_form(image, stored=preprocess.stored, resize=preprocess.resize, filter=preprocess.filter)
+
+
+def stored(samples: Samples, preprocess: Preprocess) -> Prepare:
+    """Prepares the stored form: shorter side S, centre."""
+    return lambda row, n, epoch: pixels(samples, row, preprocess)
+
+
+def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: float) -> Prepare:
+    """Prepares a random-resized-crop of the full picture, side x side, drawn for (seed, epoch, n).
+
+    `scale` is the smallest share of the area that a crop takes.
+    """
+
+    def prepare(row: int, n: int, epoch: int) -> Image:
+        image = decode(samples.read(row), shown(str(samples.path(row))), exif=preprocess.exif)
+        draw = uniform(seed, epoch, np.array([n]), count=40, purpose=1)[0]
+        box = resized_box(image.shape[0], image.shape[1], draw, smallest=scale)
+        return random_resized(image, box, side=preprocess.side, filter=preprocess.filter)
+
+    return prepare
+
+
+def batches(
+    samples: Samples,
+    places: Iterable[Places],
+    prepare: Prepare,
+    *,
+    side: int,
+    threads: int,
+    bad_images: BadImages = "error",
+    pinned: bool = False,
+    ahead: int = 3,
+) -> Iterator[Batch]:
+    """Yields a batch for each of `places`, in their order, at any number of threads the same.
+
+    `side` is that of what `prepare` returns; `threads=0` prepares in the calling thread; up to `ahead` batches are
+    made while the caller works. A bad image ends the iteration with its BadImage, or with `bad_images="skip"` is left
+    out of its batch and named in `bad`.
+    """
+
+    def fill(place: Places, images: Image, part: slice) -> list[tuple[int, BadImage]]:
+        bad = []
+        for i in range(*part.indices(len(place.rows))):
+            try:
+                images[i] = prepare(int(place.rows[i]), int(place.n[i]), place.epoch)
+            except BadImage as reason:
+                if bad_images == "error":
+                    raise
+                bad.append((i, reason))
+        return bad
+
+    def empty(place: Places) -> torch.Tensor:
+        return torch.empty((len(place.rows), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+
+    def finish(place: Places, images: torch.Tensor, bad: list[tuple[int, BadImage]]) -> Batch:
+        good = np.ones(len(place.rows), bool)
+        good[[i for i, _ in bad]] = False
+        named = [(int(place.rows[i]), reason) for i, reason in bad]
+        if named:
+            images = images[torch.from_numpy(good)]
+        labels = torch.from_numpy(samples.label[place.rows[good]].astype(np.int64))
+        return Batch(images, labels, place.rows[good], place.n[good], place.epoch, named)
+
+    if threads == 0:
+        for place in places:
+            images = empty(place)
+            yield finish(place, images, fill(place, images.numpy(), slice(None)))
+        return
+
+    waiting: deque[tuple[Places, torch.Tensor, list[Future[list[tuple[int, BadImage]]]]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        source = iter(places)
+        exhausted = False
+        while True:
+            while not exhausted and len(waiting) < ahead:
+                place = next(source, None)
+                if place is None:
+                    exhausted = True
+                    break
+                images = empty(place)
+                bounds = np.linspace(0, len(place.rows), 2 * threads + 1).astype(int)
+                parts = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+                array = images.numpy()
+                waiting.append((place, images, [pool.submit(fill, place, array, part) for part in parts]))
+            if not waiting:
+                return
+            place, images, futures = waiting.popleft()
+            bad = [item for future in futures for item in future.result()]
+            yield finish(place, images, bad)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

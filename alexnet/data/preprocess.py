@@ -1,0 +1,122 @@
+"""What every verb does to an image before the network sees it: one record, kept with the weights."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from ..errors import DataError, UsageError
+
+Resize = Literal["shorter", "warp"]
+Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
+Colour = Literal["RGB", "BGR"]
+MeanCrop = Literal["centre", "aligned"]
+
+MEAN_FILE: Final = "mean.npy"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From the pixels of a picture, 0..255, to the network's input: x = (pixels - mean) * scale / std.
+
+    `side`: the network's input is (3, side, side). `stored`: S, the stored form is (S, S, 3). `resize`: "shorter"
+    brings the shorter side to S and cuts the centre, "warp" brings both sides to S; with `filter`, antialiased.
+    `exif`: whether the camera's orientation is applied. `colour`: the order of the input's channels, swapped before
+    anything is subtracted; `mean` and `std` are in this order. `mean`: three values in 0..255, or "mean.npy", a mean
+    image (S, S, 3) beside this record. `mean_crop`: the part of the mean image subtracted from a crop: its centre
+    always (as [CODE12] does), or the part "aligned" with the crop. `scale` multiplies; `std` divides what `scale` has
+    made, (1, 1, 1) for none. UsageError: a value that is none of these.
+    """
+
+    side: int
+    stored: int
+    resize: Resize
+    filter: Filter
+    exif: bool
+    colour: Colour
+    scale: float
+    mean: tuple[float, float, float] | Literal["mean.npy"]
+    mean_crop: MeanCrop
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("side", "stored"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UsageError(f"preprocess: {name} is {value!r}, expected a number of pixels, 1 or more")
+        if self.stored < self.side:
+            raise UsageError(f"preprocess: stored is {self.stored}, smaller than side, {self.side}")
+        for name, choices in (("resize", Resize), ("filter", Filter), ("colour", Colour), ("mean_crop", MeanCrop)):
+            if getattr(self, name) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise UsageError(f"preprocess: {name} is {getattr(self, name)!r}, expected one of: {known}")
+        if type(self.exif) is not bool:
+            raise UsageError(f"preprocess: exif is {self.exif!r}, expected true or false")
+        if not _is_finite(self.scale) or self.scale <= 0:
+            raise UsageError(f"preprocess: scale is {self.scale!r}, expected a number above 0")
+        if self.mean != MEAN_FILE and not _is_colour(self.mean):
+            raise UsageError(f'preprocess: mean is {self.mean!r}, expected three numbers or "{MEAN_FILE}"')
+        if not _is_colour(self.std) or min(self.std) <= 0:
+            raise UsageError(f"preprocess: std is {self.std!r}, expected three numbers above 0")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(_is_finite(part) for part in value)
+
+
+def stored_side(side: int) -> int:
+    """The S of the stored form for a network of this `side`: the paper's 256 to 224, in proportion.
+
+    227 is [CAFFE]'s crop from the same 256, so it is no scale of its own.
+    """
+    return 256 if side == 227 else round(side * 256 / 224)
+
+
+def to_json(preprocess: Preprocess) -> dict[str, Any]:
+    """The record as the object of preprocess.json."""
+    return dataclasses.asdict(preprocess)
+
+
+def from_json(value: Any, path: Path) -> Preprocess:
+    """The record from the object read at `path`; UsageError names the file and the field that is not as expected."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    names = [field.name for field in dataclasses.fields(Preprocess)]
+    missing = [name for name in names if name not in value]
+    unknown = [name for name in value if name not in names]
+    if missing or unknown:
+        found = [f"{name} is missing" for name in missing] + [f"{name} is unknown" for name in unknown]
+        raise UsageError(f"{path}: {'; '.join(found)}; the fields are {', '.join(names)}")
+    fields: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    try:
+        return Preprocess(**fields)
+    except UsageError as reason:
+        raise UsageError(f"{path}: {str(reason).removeprefix('preprocess: ')}") from None
+
+
+def load_mean(folder: Path, *, stored: int) -> np.ndarray:
+    """The mean image `folder`/mean.npy: float32 (stored, stored, 3), 0..255, channels in the record's `colour`.
+
+    DataError: missing, not an array of numbers, of another shape, or not finite.
+    """
+    path = folder / MEAN_FILE
+    try:
+        with path.open("rb") as stream:
+            mean = np.lib.format.read_array(stream, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing, and preprocess.json names it as the mean image") from None
+    except (OSError, ValueError, EOFError) as reason:
+        raise DataError(f"{path}: cannot be read as an array of numbers ({reason})") from None
+    expected = (stored, stored, 3)
+    if mean.dtype.kind != "f" or mean.shape != expected:
+        raise DataError(f"{path}: {mean.dtype} {mean.shape}, expected float32 {expected}")
+    if not np.isfinite(mean).all():
+        raise DataError(f"{path}: holds values that are not finite")
+    return mean.astype(np.float32)

@@ -1,0 +1,231 @@
+"""The sample table: where each image's bytes lie, and its label. Every source of images becomes one of these."""
+
+import dataclasses
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from ..errors import BadImage, DataError
+from .classes import Classes
+
+UNLABELLED = -1
+OWN_FILE = -1
+
+
+def shown(name: str) -> str:
+    """`name` as text safe to print and to put into JSON; one to one, so it still identifies the image.
+
+    A file name may hold any byte: what is not printable, and the backslash, is escaped as Python writes it.
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in name)
+
+
+class _Containers:
+    """Descriptors of container files, each opened once, at first use, and shared by all threads and subsets."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._handles: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def handle(self, index: int) -> int:
+        with self._lock:
+            if index not in self._handles:
+                try:
+                    self._handles[index] = os.open(self._paths[index], os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as reason:
+                    raise DataError(f"{shown(str(self._paths[index]))}: {reason.strerror}") from None
+            return self._handles[index]
+
+    def __del__(self) -> None:
+        for handle in self._handles.values():
+            os.close(handle)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Samples:
+    """One row an image, as numpy columns of the same length; 36 bytes a row and the names.
+
+    `file`: int32, which of `files` holds the bytes at `offset` (int64) for `size` (int64) bytes; -1: the image is the
+    file `root / name` itself, `size` bytes long, or of unknown size (-1). `label`: int64, an index into `classes`, or
+    -1 for none. `raw`: 0 where the bytes are an encoded picture, S where they are S*S*3 pixels, uint8, row by row, RGB.
+    `ignored`: what the source held and the table does not, a count for each reason.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    file: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    label: np.ndarray
+    classes: Classes
+    raw: int
+    # Names are NUL-terminated in one blob, row r's beginning at name_at[r]; a container's name is not repeated in it.
+    names: bytes
+    name_at: np.ndarray
+    containers: _Containers
+    ignored: Mapping[str, int]
+
+    @classmethod
+    def build(
+        cls,
+        root: Path,
+        names: Iterable[str],
+        *,
+        label: Sequence[int] | np.ndarray,
+        classes: Classes,
+        size: Sequence[int] | np.ndarray,
+        files: Sequence[Path] = (),
+        file: Sequence[int] | np.ndarray | None = None,
+        offset: Sequence[int] | np.ndarray | None = None,
+        raw: int = 0,
+        ignored: Mapping[str, int] | None = None,
+    ) -> Self:
+        """The table of these columns; without `file` and `offset` each image is a file of its own under `root`.
+
+        A name is relative to `root`, or inside the container that `file` names. DataError: a name that holds NUL.
+        """
+        encoded = [os.fsencode(name) for name in names]
+        blob = b"".join(name + b"\0" for name in encoded)
+        count = len(encoded)
+        if blob.count(b"\0") != count:
+            bad = next(name for name in encoded if b"\0" in name)
+            raise DataError(f"{shown(str(root))}: the name {bad!r} holds a NUL byte")
+        lengths = np.fromiter((len(name) + 1 for name in encoded), np.int64, count)
+        columns = {
+            "file": np.full(count, OWN_FILE, np.int32) if file is None else np.asarray(file, np.int32),
+            "offset": np.zeros(count, np.int64) if offset is None else np.asarray(offset, np.int64),
+            "size": np.asarray(size, np.int64),
+            "label": np.asarray(label, np.int64),
+            "name_at": np.cumsum(lengths) - lengths,
+        }
+        assert all(column.shape == (count,) for column in columns.values()), "columns of different lengths"
+        assert count == 0 or (columns["file"].max() < len(files) and columns["label"].max() < len(classes))
+        paths = tuple(files)
+        return cls(
+            root=root,
+            files=paths,
+            classes=classes,
+            raw=raw,
+            names=blob,
+            containers=_Containers(paths),
+            ignored=dict(ignored or {}),
+            **columns,
+        )
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def name(self, row: int) -> str:
+        """The name of an image, relative to `root`, its container first; `os.fsencode` gives back its exact bytes."""
+        name = os.fsdecode(self._name_bytes(row))
+        file = int(self.file[row])
+        return name if file == OWN_FILE else f"{self.files[file].name}/{name}"
+
+    def key(self, row: int) -> str:
+        """The name in the form that goes into tables, JSON and messages (see `shown`)."""
+        return shown(self.name(row))
+
+    def keys(self) -> list[str]:
+        """Every row's key, in row order."""
+        return [self.key(row) for row in range(len(self))]
+
+    def path(self, row: int) -> Path:
+        """Where an image is: its file, or its container's path and its name therein."""
+        file = int(self.file[row])
+        return (self.root if file == OWN_FILE else self.files[file]) / os.fsdecode(self._name_bytes(row))
+
+    def read(self, row: int) -> bytes:
+        """The bytes of an image; any number of threads may read at once.
+
+        BadImage: its file is missing, not a regular file, or no longer as long as it was. DataError: its container is
+        missing or cut short.
+        """
+        file, size = int(self.file[row]), int(self.size[row])
+        if file == OWN_FILE:
+            return self._read_own(row, size)
+        try:
+            content = _pread(self.containers.handle(file), size, int(self.offset[row]))
+        except OSError as reason:
+            raise DataError(f"{shown(str(self.path(row)))}: {reason.strerror}") from None
+        if len(content) != size:
+            raise DataError(
+                f"{shown(str(self.path(row)))}: {len(content)} of {size} bytes: the file was cut short or changed"
+            )
+        return content
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Self:
+        """The samples of these rows, in this order; names and open files are shared."""
+        rows = np.asarray(rows, np.int64)
+        columns = {name: getattr(self, name)[rows] for name in ("file", "offset", "size", "label", "name_at")}
+        return dataclasses.replace(self, **columns)
+
+    def as_classes(self, classes: Classes, where: str, *, partial: bool = False) -> Self:
+        """The same images labelled by `classes`, matched by key; `Classes.match` explains the rest."""
+        label_of = np.append(classes.match(self.classes, where, partial=partial), UNLABELLED)  # label -1 reads the last
+        return dataclasses.replace(self, classes=classes, label=label_of[self.label])
+
+    def counts(self) -> np.ndarray:
+        """Images in each class: int64 (len(classes),)."""
+        return np.bincount(self.label[self.label >= 0], minlength=len(self.classes)).astype(np.int64)
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of what the table says: names, sizes, labels, class keys, and places within containers.
+
+        Times and absolute paths are left out, so a data set keeps its fingerprint when it is moved or copied.
+        """
+        digest = hashlib.sha256()
+        for text in (*self.classes.keys, "", *(path.name for path in self.files), ""):
+            digest.update(os.fsencode(text) + b"\0")
+        digest.update(f"{self.raw} {len(self)}".encode())
+        for column in (self.file, self.offset, self.size, self.label):
+            digest.update(np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
+        for row in range(len(self)):
+            digest.update(self._name_bytes(row) + b"\0")
+        return digest.hexdigest()
+
+    def _name_bytes(self, row: int) -> bytes:
+        start = int(self.name_at[row])
+        return self.names[start : self.names.index(b"\0", start)]
+
+    def _read_own(self, row: int, size: int) -> bytes:
+        path = self.path(row)
+        try:
+            # O_NONBLOCK: a FIFO that has taken the file's place must not hold the reader for ever.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as reason:
+            raise BadImage(shown(str(path)), str(reason.strerror)) from None
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise BadImage(shown(str(path)), "not a regular file")
+            if size not in (-1, found.st_size):
+                raise BadImage(shown(str(path)), f"{found.st_size} bytes, {size} when the data was opened")
+            content = _pread(handle, found.st_size, 0)
+        except OSError as reason:
+            raise BadImage(shown(str(path)), str(reason.strerror)) from None
+        finally:
+            os.close(handle)
+        if len(content) != found.st_size:
+            raise BadImage(shown(str(path)), f"{len(content)} of {found.st_size} bytes could be read")
+        return content
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes at `offset`: one call nearly always, more where the system answers in parts."""
+    content = os.pread(handle, size, offset)
+    while 0 < len(content) < size:
+        part = os.pread(handle, size - len(content), offset + len(content))
+        if not part:
+            break
+        content += part
+    return content

@@ -1,0 +1,306 @@
+"""Anything that holds images -> sample table: what it is, is seen by looking at it."""
+
+import csv
+import hashlib
+import math
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, UsageError
+from .classes import Classes
+from .digits import digits_samples
+from .folders import folder_samples, images_below, is_junk
+from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
+from .samples import UNLABELLED, Samples, shown
+from .tars import image_members, in_order, is_tar, tar_sets
+
+# The names of the held-out part of a data set, beside `train`; the first that is there counts.
+VAL_NAMES = ("val", "valid", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to train on and images to judge by, labelled by the same classes: train's.
+
+    `source` is a whole path or a name, and `open_data(source, **split)` finds the same data and the same split again.
+    `fingerprint` is a SHA-256 over the fingerprints of both parts.
+    """
+
+    train: Samples
+    val: Samples
+    source: str
+    split: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of both parts."""
+        return self.train.classes
+
+
+def open_source(where: str | Path) -> Samples:
+    """One set of labelled images, from whatever `where` is.
+
+    That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, or a part of ILSVRC2012.
+    DataError: nothing there, nothing of the kind, no images, or train and val in one.
+    """
+    train, val = _sets(where)
+    if val is not None:
+        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name one of the two")
+    return train
+
+
+def open_data(
+    where: str | Path,
+    *,
+    val: str | Path | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    val_names: Sequence[str] | None = None,
+) -> Data:
+    """The images of `where` to train on, and those held out to judge by, which are the first of these that there is:
+
+    the images of `val`, another source; those that `where` keeps apart (`val/`, `valid/`, `validation/` or `test/`
+    beside `train/`, ILSVRC2012's validation set); those whose `Samples.key` is in `val_names`; `val_fraction` of each
+    class, drawn as a function of `seed` and of the images' names only.
+
+    DataError: as `open_source`; fewer than two classes; classes of val that are not train's; `val_names` not found.
+    """
+    train, held_out = _sets(where)
+    split: dict[str, Any] = {}
+    if val is not None:
+        held_out = open_source(val)
+        split = {"val": _absolute(val)}
+    if held_out is None:
+        train, held_out = _split(train, str(where), val_fraction=val_fraction, seed=seed, val_names=val_names)
+        split = {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys()}
+    else:
+        held_out = held_out.as_classes(train.classes, f"the held-out images of {shown(str(val or where))}")
+    if len(train.classes) < 2:
+        raise DataError(f"{shown(str(where))}: one class only ({train.classes.keys[0]}); training needs two or more")
+    fingerprint = hashlib.sha256(f"{train.fingerprint()} {held_out.fingerprint()}".encode()).hexdigest()
+    return Data(train=train, val=held_out, source=_absolute(where), split=split, fingerprint=fingerprint)
+
+
+def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
+    """Images without labels (-1), to predict: image files, folders of them at any depth, tars, or several of these.
+
+    Names are the paths as given. An image file's suffix does not matter here, a folder's files go by theirs.
+    DataError: nothing there, or no image in it.
+    """
+    names: list[str] = []
+    tars: list[Path] = []
+    columns: list[tuple[int, int, int]] = []
+    ignored: Counter[str] = Counter()
+    for given in [where] if isinstance(where, str | Path) else where:
+        path = Path(given)
+        before = len(names)
+        if _exists(path).is_dir():
+            for name, size in images_below(path, ignored, set()):
+                names.append(str(path / name))
+                columns.append((-1, 0, size))
+        elif _regular(path) and is_tar(path):
+            for member in image_members(path, ignored):
+                names.append(member.name)
+                columns.append((len(tars), member.offset, member.size))
+            tars.append(path)
+        elif _regular(path):
+            names.append(str(path))
+            columns.append((-1, 0, path.stat().st_size))
+        else:
+            raise DataError(f"{shown(str(path))}: not a regular file")
+        if len(names) == before:
+            raise DataError(f"{shown(str(path))}: no images in it")
+    table = np.array(columns, np.int64).reshape(-1, 3)
+    return Samples.build(
+        Path.cwd(),
+        names,
+        label=np.full(len(names), UNLABELLED),
+        classes=Classes((), ()),
+        file=table[:, 0],
+        offset=table[:, 1],
+        size=table[:, 2],
+        files=tars,
+        ignored=ignored,
+    )
+
+
+def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
+    """(everything, None), or (train, val) where the two are kept apart."""
+    if str(where) == "digits" and not Path(where).exists():
+        return digits_samples(), None
+    path = _exists(Path(where))
+    if path.is_dir():
+        return _folder_sets(path)
+    if not _regular(path):
+        raise DataError(f"{shown(str(path))}: neither a folder nor a regular file")
+    if path.name == TRAIN_TAR:
+        return (train_tar_samples(path), None) if not (path.parent / VAL_TAR).is_file() else ilsvrc_sets(path.parent)
+    if path.name == VAL_TAR:
+        return val_samples(path), None
+    if path.suffix.lower() in (".txt", ".csv"):
+        return list_samples(path), None
+    if is_tar(path):
+        return tar_sets([path], VAL_NAMES)
+    raise DataError(f"{shown(str(path))}: not a data set (expected a folder, a .tar, or a .txt or .csv list)")
+
+
+def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
+    if is_ilsvrc(folder):
+        return ilsvrc_sets(folder)
+    if is_flat_val(folder):
+        return val_samples(folder), None
+    if (folder / "train").is_dir():
+        for name in VAL_NAMES:
+            if (folder / name).is_dir():
+                return _folder(folder / "train"), _folder(folder / name)
+        if [path.name for path in folder.iterdir() if path.is_dir() and not is_junk(path.name)] == ["train"]:
+            return _folder(folder / "train"), None
+    return _folder(folder), None
+
+
+def _folder(folder: Path) -> Samples:
+    """The images of class folders, or of tar shards where there are no folders."""
+    inside = [path for path in folder.iterdir() if not is_junk(path.name)]
+    shards = sorted(path for path in inside if path.suffix.lower() == ".tar" and path.is_file())
+    if not shards or any(path.is_dir() for path in inside):
+        return folder_samples(folder)
+    if any(not is_tar(path) for path in shards):
+        raise DataError(f"{shown(str(folder))}: shards that are no tars")
+    samples, val = tar_sets(shards, ())
+    assert val is None
+    return samples
+
+
+def list_samples(path: Path) -> Samples:
+    """The images of a list, in its order: a `.txt` of `path label` lines, or a `.csv` with the columns path and label.
+
+    Paths are relative to the list's folder; a label is a class name or, where all are integers, a number.
+    DataError names file and line.
+    """
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _text_rows(path)
+    if not rows:
+        raise DataError(f"{shown(str(path))}: no images in it")
+    sizes = []
+    for number, name, _ in rows:
+        try:
+            status = (path.parent / name).stat()
+        except (OSError, ValueError) as reason:
+            problem = reason.strerror if isinstance(reason, OSError) else reason
+            raise DataError(f"{shown(str(path))}: line {number}: {shown(name)}: {problem}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{shown(str(path))}: line {number}: {shown(name)}: not a regular file")
+        sizes.append(status.st_size)
+    key_of, keys = in_order({label for _, _, label in rows}, numbered=True)
+    label_of = {key: index for index, key in enumerate(keys)}
+    return Samples.build(
+        path.parent,
+        [name for _, name, _ in rows],
+        label=[label_of[key_of[label]] for _, _, label in rows],
+        classes=Classes.of(keys),
+        size=sizes,
+    )
+
+
+def _text_rows(path: Path) -> list[tuple[int, str, str]]:
+    rows = []
+    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        # The label is the last field: paths may hold spaces.
+        fields = line.strip().rsplit(None, 1)
+        if len(fields) != 2:
+            raise DataError(f"{shown(str(path))}: line {number}: expected PATH LABEL, got {shown(line.strip())}")
+        rows.append((number, fields[0], fields[1]))
+    return rows
+
+
+def _csv_rows(path: Path) -> list[tuple[int, str, str]]:
+    reader = csv.reader(_decoded(path).splitlines(keepends=True), strict=True)
+    rows = []
+    try:
+        header = [field.strip() for field in next(reader, [])]
+        if "path" not in header or "label" not in header:
+            raise DataError(f"{shown(str(path))}: line 1: expected a header with path and label, got {header}")
+        at, label_at = header.index("path"), header.index("label")
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header) or not fields[at] or not fields[label_at].strip():
+                raise DataError(
+                    f"{shown(str(path))}: line {reader.line_num}: expected {len(header)} fields with a path and a label"
+                )
+            rows.append((reader.line_num, fields[at], fields[label_at].strip()))
+    except csv.Error as reason:
+        raise DataError(f"{shown(str(path))}: line {reader.line_num}: {reason}") from None
+    return rows
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    except OSError as reason:
+        raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
+
+
+def _split(
+    samples: Samples, where: str, *, val_fraction: float, seed: int, val_names: Sequence[str] | None
+) -> tuple[Samples, Samples]:
+    keys = samples.keys()
+    if val_names is not None:
+        wanted = set(val_names)
+        chosen = np.array([key in wanted for key in keys], bool)
+        if lost := sorted(wanted.difference(keys)):
+            raise DataError(f"{shown(where)}: {len(lost)} of the {len(wanted)} held-out images are gone: {lost[0]}, …")
+    else:
+        if not 0 < val_fraction < 1:
+            raise UsageError(f"val_fraction: expected more than 0 and less than 1, got {val_fraction}")
+        chosen = np.zeros(len(samples), bool)
+        for label, count in enumerate(held_out_counts(samples.counts(), val_fraction)):
+            rows = np.flatnonzero(samples.label == label)
+            # The draw of an image depends on its name alone: no order of reading, no other image changes it.
+            drawn = [hashlib.sha256(f"{seed}\0{keys[row]}".encode()).digest() for row in rows]
+            chosen[rows[sorted(range(len(rows)), key=drawn.__getitem__)[:count]]] = True
+    if not chosen.any() or chosen.all():
+        raise DataError(f"{shown(where)}: too few images to hold some out; name others with val")
+    return samples.take(np.flatnonzero(~chosen)), samples.take(np.flatnonzero(chosen))
+
+
+def held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
+    """How many images of each class to hold out: int64 (classes,), ceil(fraction of all) by largest remainder.
+
+    A class of two images and more keeps one at least on either side; a single image is trained on.
+    """
+    exact = np.where(counts < 2, 0, counts * fraction)
+    held = np.floor(exact).astype(np.int64)
+    # 1e-9: a fifth of ten is two, whatever the last bit of 0.2 says.
+    more = math.ceil(exact.sum() - 1e-9) - int(held.sum())
+    held[np.argsort(held - exact, kind="stable")[:more]] += 1
+    return np.where(counts < 2, 0, np.clip(held, 1, np.maximum(counts - 1, 1)))
+
+
+def _exists(path: Path) -> Path:
+    try:
+        path.stat()
+    except (OSError, ValueError) as reason:
+        if isinstance(reason, OSError) and not isinstance(reason, FileNotFoundError | NotADirectoryError):
+            raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
+        raise DataError(
+            f"{shown(str(path))}: no such file or folder (known name: digits; "
+            "`alexnet data get NAME` fetches flowers, imagenette, cifar10, flowers102)"
+        ) from None
+    return path
+
+
+def _regular(path: Path) -> bool:
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def _absolute(where: str | Path) -> str:
+    return "digits" if str(where) == "digits" and not Path(where).exists() else str(Path(where).resolve())

@@ -1,0 +1,198 @@
+"""What is measured on the training split: mean image, colour eigenvectors, picture sizes; one pass, cached."""
+
+import hashlib
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import files, stop
+from ..errors import BadImage, DataError, Stopped, UsageError
+from .decode import decode, raw_form, stored_form
+from .loader import BadImages
+from .preprocess import Preprocess
+from .samples import Samples, shown
+
+ROWS_AT_A_TIME: Final = 64
+# What a cache file that was cut short or overwritten raises when it is read.
+DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """Measured on the stored forms of `count` images, RGB, 0..255.
+
+    `mean`: the mean image, float64 (S, S, 3). `channel_mean`: float64 (3,). `eigenvalues`, (3,), descending, and
+    `eigenvectors`, (3, 3), a column each with its largest component positive: of the covariance of all pixels' colours
+    about `channel_mean` ([K12] 4.1; [CODE12] draws with the square roots of the eigenvalues). `sizes`: int32
+    (count, 2), the height and width of each picture before it was resized, in row order. `bad`: (row, reason) of each
+    image left out.
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    channel_mean: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    eigenvectors: NDArray[np.float64]
+    sizes: NDArray[np.int32]
+    bad: tuple[tuple[int, str], ...]
+
+
+class _Sums:
+    """Over some images: integers, so that the order of adding them up changes nothing."""
+
+    def __init__(self, side: int) -> None:
+        self.pixels = np.zeros((side, side, 3), np.int64)
+        self.products = np.zeros((3, 3), np.int64)
+        self.sizes: list[tuple[int, int]] = []
+        self.bad: list[tuple[int, str]] = []
+
+    def add(self, other: "_Sums") -> None:
+        self.pixels += other.pixels
+        self.products += other.products
+        self.sizes += other.sizes
+        self.bad += other.bad
+
+
+def measure(
+    samples: Samples, preprocess: Preprocess, *, threads: int, cache: Path | None, bad_images: BadImages = "error"
+) -> Stats:
+    """The statistics of all `samples` as `preprocess` stores them: the same bits at any number of `threads`.
+
+    They are kept in the folder `cache` under the data's fingerprint and what shapes the stored form; a damaged file
+    there is measured again; None keeps nothing. BadImage: the first bad image, unless `bad_images` is "skip".
+    DataError: no image at all. UsageError: a cache that cannot be written. Stopped: a signal came.
+    """
+    path = None
+    if cache is not None:
+        path = cache / f"stats-{_key(samples, preprocess)}.npz"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as reason:
+            raise UsageError(f"{cache}: cannot keep statistics here ({reason.strerror}); set ALEXNET_CACHE") from None
+    stats = None if path is None else _read(path, samples.raw or preprocess.stored)
+    if stats is None:
+        stats = _measure(samples, preprocess, threads, bad_images)
+        if path is not None:
+            files.write(path, _as_bytes(stats))
+    if stats.bad and bad_images == "error":
+        row, reason = stats.bad[0]
+        raise BadImage(_path(samples, row), reason)
+    return stats
+
+
+def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images: BadImages) -> Stats:
+    side = samples.raw or preprocess.stored
+    total = _Sums(side)
+    waiting: deque[Future[_Sums]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="stats")
+    try:
+        for start in range(0, len(samples), ROWS_AT_A_TIME):
+            if stop.requested():
+                raise Stopped("stopped while measuring the training images; the same command measures them again")
+            rows = range(start, min(start + ROWS_AT_A_TIME, len(samples)))
+            waiting.append(pool.submit(_add_up, samples, rows, preprocess, side, bad_images))
+            if len(waiting) > 2 * threads:
+                total.add(waiting.popleft().result())
+        for sums in waiting:
+            total.add(sums.result())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    count = len(total.sizes)
+    if count == 0:
+        reason = f"; the first: {total.bad[0][1]}" if total.bad else ""
+        raise DataError(f"{samples.root}: none of {len(samples)} images can be measured{reason}")
+    colours = total.pixels.sum((0, 1))  # (3,)
+    n = count * side * side
+    eigenvalues, eigenvectors = _axes(colours, total.products, n)
+    return Stats(
+        count=count,
+        mean=total.pixels / count,
+        channel_mean=colours / n,
+        eigenvalues=eigenvalues,
+        eigenvectors=eigenvectors,
+        sizes=np.array(total.sizes, np.int32),
+        bad=tuple(total.bad),
+    )
+
+
+def _add_up(samples: Samples, rows: range, preprocess: Preprocess, side: int, bad_images: BadImages) -> _Sums:
+    sums = _Sums(side)
+    for row in rows:
+        try:
+            data, name = samples.read(row), _path(samples, row)
+            image = raw_form(data, side, name) if samples.raw else decode(data, name, exif=preprocess.exif)
+        except BadImage as reason:
+            if bad_images == "error":
+                raise
+            sums.bad.append((row, reason.reason))
+            continue
+        sums.sizes.append((image.shape[0], image.shape[1]))
+        if not samples.raw:
+            image = stored_form(image, stored=side, resize=preprocess.resize, filter=preprocess.filter)
+        sums.pixels += image  # (S, S, 3)
+        colours = image.reshape(-1, 3).astype(np.float64)  # (S*S, 3)
+        # Integers far below 2^53, so that BLAS adds them up exactly, in whatever order.
+        sums.products += (colours.T @ colours).astype(np.int64)
+    return sums
+
+
+def _path(samples: Samples, row: int) -> str:
+    return shown(str(samples.path(row)))
+
+
+def _axes(sums: NDArray[np.int64], products: NDArray[np.int64], n: int) -> tuple[NDArray[np.float64], NDArray]:
+    """Eigenvalues (3,) and eigenvectors (3, 3) of the covariance of n colours with these sums (3,), products (3, 3)."""
+    # Python's integers do not overflow: the covariance is rounded once, in the division.
+    s = sums.tolist()
+    covariance = np.array([[(n * products[i, j].item() - s[i] * s[j]) / (n * n) for j in range(3)] for i in range(3)])
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]  # rounding may leave a variance of 0 just below
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(3)]
+    return values, np.ascontiguousarray(vectors * np.sign(largest))
+
+
+def _key(samples: Samples, preprocess: Preprocess) -> str:
+    shaping = (preprocess.stored, preprocess.resize, preprocess.filter, preprocess.exif)
+    return hashlib.sha256(json.dumps([samples.fingerprint(), *shaping]).encode()).hexdigest()[:32]
+
+
+def _as_bytes(stats: Stats) -> bytes:
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        mean=stats.mean,
+        channel_mean=stats.channel_mean,
+        eigenvalues=stats.eigenvalues,
+        eigenvectors=stats.eigenvectors,
+        sizes=stats.sizes,
+        bad=np.array(json.dumps(stats.bad)),
+    )
+    return stream.getvalue()
+
+
+def _read(path: Path, side: int) -> Stats | None:
+    """The statistics kept at `path`; None where there are none or the file is damaged."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            stats = Stats(
+                count=len(kept["sizes"]),
+                mean=kept["mean"],
+                channel_mean=kept["channel_mean"],
+                eigenvalues=kept["eigenvalues"],
+                eigenvectors=kept["eigenvectors"],
+                sizes=kept["sizes"],
+                bad=tuple((row, reason) for row, reason in json.loads(str(kept["bad"]))),
+            )
+    except DAMAGE:
+        return None
+    return stats if stats.mean.shape == (side, side, 3) else None

@@ -1,0 +1,52 @@
+"""Every error a user can meet, each with its exit code. The message is one line: what, where, what to do."""
+
+
+class AlexNetError(Exception):
+    """A fault that a user can act on; the command line prints it as one line and exits with `code`."""
+
+    code = 1
+
+
+class UsageError(AlexNetError):
+    """A wrong option, configuration or run folder."""
+
+    code = 2
+
+
+class DataError(AlexNetError):
+    """A data set that cannot be used."""
+
+    code = 3
+
+
+class BadImage(DataError):
+    """One image that cannot be decoded: `path` names it, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class WeightsError(AlexNetError):
+    """Weights or a checkpoint that cannot be read, or that do not fit."""
+
+    code = 4
+
+
+class NumbersError(AlexNetError):
+    """A loss or a weight that is not finite."""
+
+    code = 5
+
+
+class GateMissed(AlexNetError):
+    """A result below the one asked for (`--min-top1`)."""
+
+    code = 6
+
+
+class Stopped(AlexNetError):
+    """Stopped by a signal with the state saved; the same command goes on."""
+
+    code = 75

@@ -1,0 +1,1 @@
+"""Judgement: scores and predictions."""

@@ -1,0 +1,109 @@
+"""Pictures to named probabilities, with the preparation that the network was trained with."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..data.augment import Normalise
+from ..data.decode import decode, stored_form
+from ..errors import BadImage
+from ..weights.run import Loaded, open_run
+from .score import probabilities
+
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class: its index, its words, its probability."""
+
+    index: int
+    label: str
+    probability: float
+
+
+class Predictor:
+    """A network and all that its pictures need. `alexnet.load(RUN)` gives one."""
+
+    def __init__(self, loaded: Loaded, *, device: torch.device | None = None, precision: str = "fp32") -> None:
+        self.device = device or torch.device("cpu")
+        self.model = loaded.model.to(self.device, memory_format=torch.channels_last).eval()
+        self.preprocess = loaded.preprocess
+        self.classes = loaded.classes
+        self.precision = precision
+        self._normalise = Normalise(loaded.preprocess, loaded.mean, self.device)
+
+    def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
+        p = self.preprocess
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise BadImage("array", f"expected uint8 (h, w, 3), got {picture.dtype} {picture.shape}")
+            image = picture
+        elif isinstance(picture, Image.Image):
+            image = np.asarray(picture.convert("RGB"))
+        elif isinstance(picture, bytes):
+            image = decode(picture, "bytes", exif=p.exif)
+        else:
+            try:
+                content = Path(picture).read_bytes()
+            except OSError as reason:
+                raise BadImage(str(picture), reason.strerror or "cannot be read") from None
+            image = decode(content, str(picture), exif=p.exif)
+        return stored_form(image, stored=p.stored, resize=p.resize, filter=p.filter)
+
+    @torch.inference_mode()
+    def probabilities(self, pictures: Sequence[Picture], *, views: int = 1) -> NDArray[np.float32]:
+        """Pictures (N) -> float32 (N, classes). A picture that cannot be decoded is a BadImage that names it."""
+        images = torch.from_numpy(np.stack([self._pixels(picture) for picture in pictures])).to(self.device)
+        p = probabilities(self.model, images, self._normalise, views=views, precision=self.precision)
+        return p.cpu().numpy()
+
+    def top(self, p: NDArray[np.float32], k: int) -> list[Prediction]:
+        """Probabilities (classes,) -> the k likeliest, the likeliest first."""
+        order = np.argsort(-p, kind="stable")[:k]
+        return [Prediction(int(i), self.classes.words[i], float(p[i])) for i in order]
+
+    def predict(self, picture: Picture, k: int = 5, *, views: int = 1) -> list[Prediction]:
+        """The k likeliest classes of one picture: a path, bytes, a Pillow image, or uint8 (h, w, 3) RGB."""
+        return self.top(self.probabilities([picture], views=views)[0], k)
+
+    def stream(
+        self, pictures: Iterable[tuple[str, bytes]], k: int, *, views: int = 1, batch: int = 32
+    ) -> Iterator[tuple[str, list[Prediction]]]:
+        """(name, bytes) pairs -> (name, predictions), a batch at a time, in their order."""
+        names: list[str] = []
+        waiting: list[NDArray[np.uint8]] = []
+
+        def flush() -> Iterator[tuple[str, list[Prediction]]]:
+            for name, p in zip(names, self.probabilities(waiting, views=views) if waiting else (), strict=True):
+                yield name, self.top(p, k)
+            names.clear()
+            waiting.clear()
+
+        for name, content in pictures:
+            p = self.preprocess
+            image = decode(content, name, exif=p.exif)
+            names.append(name)
+            waiting.append(stored_form(image, stored=p.stored, resize=p.resize, filter=p.filter))
+            if len(waiting) == batch:
+                yield from flush()
+        yield from flush()
+
+
+def load(run: str | Path, *, device: str = "cpu", seed: int = 0) -> Predictor:
+    """What RUN names, ready to predict: a run folder, a checkpoint folder, `imagenet`, or a variant, untrained."""
+    return Predictor(open_run(run, seed=seed), device=torch.device(device))
+
+
+def to_json(path: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """One entry of the document of `predict --json`."""
+    return {
+        "path": path,
+        "predictions": [{"index": p.index, "label": p.label, "probability": p.probability} for p in predictions],
+    }

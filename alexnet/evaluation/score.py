@@ -1,0 +1,202 @@
+"""Scores: top-1 and top-5 with their intervals, over the paper's views, of one network or several averaged."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from .. import files, stop
+from ..data.augment import Normalise, test_views
+from ..data.loader import BadImages, Batch, Places, batches, stored
+from ..data.preprocess import Preprocess
+from ..data.samples import Samples
+from ..errors import BadImage, DataError, Stopped
+from ..network.build import AlexNet
+
+Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What networks said of samples: probabilities (N, classes), labels (N,), keys; rows of `bad` were not decoded."""
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    keys: list[str]
+    bad: dict[int, BadImage]
+    views: int
+
+    def ranks(self) -> NDArray[np.int64]:
+        """(N,) how many classes stand before the true one, the lower index first among equals; a bad image: all."""
+        p = self.probabilities
+        true = p[np.arange(len(p)), self.labels][:, None]
+        before = (p > true) | ((p == true) & (np.arange(p.shape[1])[None, :] < self.labels[:, None]))
+        ranks = before.sum(1)
+        ranks[list(self.bad)] = p.shape[1]
+        return ranks
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts of one evaluation. A bad image counts as wrong; `loss` is the mean -log p of the decoded ones."""
+
+    count: int
+    correct1: int
+    correct5: int
+    loss: float
+    views: int
+    bad_images: int
+    class_count: NDArray[np.int64]
+    class_correct: NDArray[np.int64]
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose likeliest class is the true one."""
+        return self.correct1 / self.count
+
+    @property
+    def top5(self) -> float:
+        """Share of images whose true class is among the five likeliest."""
+        return self.correct5 / self.count
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean over the classes that occur of their own top-1."""
+        there = self.class_count > 0
+        return float((self.class_correct[there] / self.class_count[there]).mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `eval --json`, without the names of the models."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "top1_error": 1.0 - self.top1,
+            "top5_error": 1.0 - self.top5,
+            "top1_interval": list(wilson(self.correct1, self.count)),
+            "top5_interval": list(wilson(self.correct5, self.count)),
+            "mean_class_accuracy": self.mean_class_accuracy,
+            "loss": self.loss,
+            "count": self.count,
+            "views": self.views,
+            "bad_images": self.bad_images,
+        }
+
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927)."""
+    share, z2 = correct / count, Z95 * Z95
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def probabilities(
+    model: AlexNet, images: torch.Tensor, normalise: Normalise, *, views: int, precision: str
+) -> torch.Tensor:
+    """uint8 (B, S, S, 3) -> float32 (B, classes): the softmax averaged over the views (paper, section 4.1)."""
+    x = test_views(images, normalise, views=views)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(x)
+    return logits.float().softmax(1).view(images.shape[0], views, -1).mean(1)
+
+
+@torch.inference_mode()
+def answer(
+    model: AlexNet,
+    samples: Samples,
+    preprocess: Preprocess,
+    mean: NDArray[np.float32] | None,
+    *,
+    views: int = 1,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+    threads: int = 2,
+    bad_images: BadImages = "error",
+) -> Answers:
+    """What `model` says of every sample, in the order of the table. Stopped where a signal asks for the end."""
+    if samples.raw and samples.raw != preprocess.stored:
+        raise DataError(f"{samples.root}: holds {samples.raw} px pictures; this network wants {preprocess.stored}")
+    device = device or torch.device("cpu")
+    normalise = Normalise(preprocess, mean, device)
+    rows = np.arange(len(samples))
+    per_batch = max(1, batch_size // views)
+    places = (Places(rows[i : i + per_batch], rows[i : i + per_batch]) for i in range(0, len(rows), per_batch))
+    side = preprocess.stored
+    out = np.full((len(samples), model.classes), 1.0 / model.classes, np.float32)
+    bad: dict[int, BadImage] = {}
+    training = model.training
+    model.eval()
+    try:
+        batch: Batch
+        for batch in batches(
+            samples, places, stored(samples, preprocess), side=side, threads=threads, bad_images=bad_images
+        ):
+            if stop.requested():
+                raise Stopped("stopped during an evaluation")
+            bad.update(batch.bad)
+            if len(batch.rows):
+                images = batch.images.to(device, non_blocking=True)
+                p = probabilities(model, images, normalise, views=views, precision=precision)
+                out[batch.rows] = p.cpu().numpy()
+    finally:
+        model.train(training)
+    return Answers(out, samples.label, samples.keys(), bad, views)
+
+
+def average(answers: Sequence[Answers]) -> Answers:
+    """Several networks' answers to the same samples as one: probabilities averaged, as the paper's ensembles."""
+    first = answers[0]
+    mean = np.mean([a.probabilities for a in answers], axis=0, dtype=np.float64).astype(np.float32)
+    return Answers(mean, first.labels, first.keys, first.bad, first.views)
+
+
+def score(answers: Answers) -> Score:
+    """Counts what is right."""
+    if not len(answers.labels):
+        raise DataError("there is no image to evaluate")
+    ranks, labels = answers.ranks(), answers.labels
+    decoded = np.ones(len(labels), bool)
+    decoded[list(answers.bad)] = False
+    p = answers.probabilities[np.arange(len(labels)), labels][decoded].astype(np.float64)
+    classes = answers.probabilities.shape[1]
+    return Score(
+        count=len(labels),
+        correct1=int((ranks < 1).sum()),
+        correct5=int((ranks < 5).sum()),
+        loss=float(-np.log(np.maximum(p, 1e-38)).mean()) if len(p) else math.inf,
+        views=answers.views,
+        bad_images=len(answers.bad),
+        class_count=np.bincount(labels, minlength=classes),
+        class_correct=np.bincount(labels[ranks < 1], minlength=classes),
+    )
+
+
+def write_predictions(path: Path, answers: Answers) -> None:
+    """key, label, the five likeliest classes and their probabilities, loss: a Parquet table, written whole."""
+    p = answers.probabilities
+    k = min(5, p.shape[1])
+    order = np.argsort(-p, axis=1, kind="stable")[:, :k].astype(np.int32)
+    top = np.take_along_axis(p, order, 1)
+    loss = -np.log(np.maximum(p[np.arange(len(p)), np.maximum(answers.labels, 0)], 1e-38)).astype(np.float32)
+    table = pa.table(
+        {
+            "key": answers.keys,
+            "label": answers.labels.astype(np.int32),
+            "top5": pa.FixedSizeListArray.from_arrays(order.reshape(-1), k),
+            "probability": pa.FixedSizeListArray.from_arrays(top.reshape(-1), k),
+            "loss": loss,
+            "bad": [row in answers.bad for row in range(len(p))],
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,35 @@
+"""The flag that every long loop reads: a first signal asks it to end well, a second one ends it at once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_asked = False
+
+
+def requested() -> bool:
+    """Whether a signal has asked for the end."""
+    return _asked
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    global _asked
+    if _asked:
+        os._exit(130)
+    _asked = True
+
+
+@contextmanager
+def watch() -> Iterator[None]:
+    """Within the block SIGINT, SIGTERM and SIGUSR1 set the flag; the second of them exits with 130."""
+    global _asked
+    _asked = False
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, _ask) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

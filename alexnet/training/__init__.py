@@ -1,0 +1,1 @@
+"""Learning: the table of recipes, and the loop."""

@@ -1,0 +1,415 @@
+"""The loop: samples to updates to records. A generator; whoever consumes the records draws, logs and reports."""
+
+import io
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from .. import files, stop
+from ..data.augment import Augment, Normalise, train_views
+from ..data.loader import BadImages, Batch, Places, Prepare, batches, original, stored
+from ..data.order import balanced, nth
+from ..data.preprocess import Preprocess
+from ..data.samples import Samples
+from ..data.stats import Stats
+from ..errors import NumbersError, Stopped, WeightsError
+from ..evaluation.score import answer, score, write_predictions
+from ..network.build import AlexNet, Draw
+from ..weights import checkpoint
+from ..weights.run import Run, fit
+from .optim import rate, set_rate
+from .recipes import Recipe
+
+RECORD_EVERY = 10  # steps a line of metrics.jsonl
+LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
+LOOK_AT = 16  # images whose activations are looked at
+STUCK_AFTER = 400  # steps after which a loss still at chance is reported
+
+Record = dict[str, Any]
+
+
+@dataclass
+class State:
+    """The plain values of a run that goes on: what state.json holds."""
+
+    step: int = 0  # updates done
+    validation_due: bool = False
+    best: Record | None = None
+    last: Record | None = None
+    last_training: Record | None = None
+    lr: float = 0.0  # of the last update
+    drops: int = 0  # how often "plateau" has divided the rate
+    waited: int = 0  # validations without a better one
+    loss_sum: float = 0.0  # since the last line of metrics.jsonl
+    correct: int = 0
+    seen: int = 0
+    stuck_said: bool = False
+    seconds: float = 0.0
+    images: int = 0
+    metrics_bytes: int = 0
+
+
+@dataclass
+class Job:
+    """All that the loop needs, resolved; nothing here is asked of a user again."""
+
+    run: Run
+    recipe: Recipe
+    model: AlexNet
+    rule: torch.optim.Optimizer
+    train: Samples
+    val: Samples | None
+    preprocess: Preprocess
+    mean: NDArray[np.float32] | None
+    stats: Stats | None
+    device: torch.device
+    precision: str
+    steps: int
+    seed: int = 0
+    accumulate: int = 1
+    threads: int = 2
+    bad_images: BadImages = "error"
+    balance: bool = False
+    save_every: int = 1000
+    state: State = field(default_factory=State)
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """The rows of one epoch before they are shuffled."""
+        return balanced(self.train.label) if self.balance else np.arange(len(self.train))
+
+    @property
+    def epoch_steps(self) -> int:
+        """Updates an epoch."""
+        size, batch = len(self.table), self.recipe.batch_size
+        return max(1, size // batch if self.recipe.drop_last else math.ceil(size / batch))
+
+
+def order(job: Job, first: int, last: int) -> Iterator[Places]:
+    """The places of the batches of steps first..last - 1."""
+    table, epoch_steps, size = job.table, job.epoch_steps, job.recipe.batch_size
+    for step in range(first, last):
+        epoch, turn = divmod(step, epoch_steps)
+        n = np.arange(turn * size, min((turn + 1) * size, len(table)))
+        rows = nth(job.seed, epoch, n, size=len(table)) if job.recipe.shuffle else n
+        yield Places(table[rows], n, epoch)
+
+
+def preparer(job: Job) -> tuple[Prepare, int]:
+    """How the recipe's images are prepared, and the side of what comes out."""
+    if job.recipe.crop == "original":
+        return original(job.train, job.preprocess, seed=job.seed, scale=job.recipe.crop_scale), job.preprocess.side
+    return stored(job.train, job.preprocess), job.preprocess.stored
+
+
+def augment_of(recipe: Recipe) -> Augment:
+    """The recipe's augmentation of a batch."""
+    return Augment(
+        mirror=recipe.mirror,
+        random_crop=recipe.random_crop,
+        colour_noise=recipe.colour_noise,
+        colour_rescale=recipe.colour_rescale,
+        brightness=recipe.brightness,
+        contrast=recipe.contrast,
+        saturation=recipe.saturation,
+    )
+
+
+def views_of(job: Job, batch: Batch, normalise: Normalise, augment: Augment) -> torch.Tensor:
+    """The batch as the network takes it: float (B, 3, s, s) on the device."""
+    return train_views(
+        batch.images.to(job.device, non_blocking=True),
+        batch.n,
+        normalise,
+        augment,
+        seed=job.seed,
+        epoch=batch.epoch,
+        eigenvalues=job.stats.eigenvalues if job.stats else None,
+        eigenvectors=job.stats.eigenvectors if job.stats else None,
+    )
+
+
+def loss_of(recipe: Recipe, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Logits (B, classes) float, labels (B,) -> the recipe's loss, a scalar summed over the batch."""
+    if recipe.loss == "double-softmax-sum":  # [ARTICLE]: softmax of the softmax, summed over batch and classes
+        return F.cross_entropy(logits.softmax(1), labels, reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=recipe.label_smoothing)
+
+
+def step(
+    job: Job, images: torch.Tensor, labels: torch.Tensor, *, number: int, lr: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update from float (B, 3, s, s) and int64 (B,) on the device -> summed loss and count of right answers.
+
+    The batch goes through in `accumulate` parts; the dropout masks are those of the whole batch. Nothing is read back.
+    """
+    set_rate(job.rule, lr, velocity_holds_rate=job.recipe.optimizer == "sgd-2012")
+    job.model.train()
+    job.rule.zero_grad(set_to_none=True)
+    total = len(labels)
+    # the article sums over the batch, everyone else takes the mean
+    scale = 1.0 if job.recipe.loss == "double-softmax-sum" else 1.0 / total
+    loss_sum = torch.zeros((), device=job.device)
+    correct = torch.zeros((), dtype=torch.int64, device=job.device)
+    begin = 0
+    for x, y in zip(images.tensor_split(job.accumulate), labels.tensor_split(job.accumulate), strict=True):
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+            logits = job.model(x, Draw(seed=job.seed, step=number, total=total, offset=begin))
+        loss = loss_of(job.recipe, logits.float(), y)
+        (loss * scale).backward()
+        loss_sum += loss.detach()
+        correct += (logits.detach().argmax(1) == y).sum()
+        begin += len(y)
+    job.rule.step()
+    return loss_sum, correct
+
+
+def run(job: Job) -> Iterator[Record]:
+    """Trains from `job.state` to `job.steps`, yielding a record at each thing worth knowing; saves as it goes.
+
+    A record is a line of metrics.jsonl (`split` train, val or layers), or has `say` (a line for the console).
+    Raises Stopped when a signal has asked for the end and the state is saved, NumbersError when the loss or a weight
+    is not finite.
+    """
+    state, normalise = job.state, Normalise(job.preprocess, job.mean, job.device)
+    augment, (prepare, side) = augment_of(job.recipe), preparer(job)
+    made = batches(
+        job.train,
+        order(job, state.step, job.steps),
+        prepare,
+        side=side,
+        threads=job.threads,
+        bad_images=job.bad_images,
+        pinned=job.device.type == "cuda",
+    )
+    resumed_seconds, begin = state.seconds, time.monotonic()
+    line_begin, waiting, augmenting, line_images = begin, 0.0, 0.0, 0
+    saved_at = state.step
+
+    def clock() -> None:
+        state.seconds = resumed_seconds + time.monotonic() - begin
+
+    try:
+        while True:
+            if state.validation_due:
+                yield from validate(job, clock)
+                saved_at = state.step
+                line_begin, waiting, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0
+            if state.step >= job.steps:
+                return
+            asked = time.monotonic()
+            batch = next(made)
+            got = time.monotonic()
+            for row, reason in batch.bad:
+                yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
+            number = state.step
+            lr = rate(job.recipe, number, steps=job.steps, epoch_steps=job.epoch_steps, drops=state.drops)
+            images = views_of(job, batch, normalise, augment)
+            labels = batch.labels.to(job.device, non_blocking=True)
+            waiting, augmenting = waiting + got - asked, augmenting + time.monotonic() - got
+            look = number % LAYERS_EVERY == 0
+            before = {n: p.detach().clone() for n, p in job.model.named_parameters()} if look else {}
+            if len(labels):
+                loss, correct = step(job, images, labels, number=number, lr=lr)
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise NumbersError(
+                        f"step {number + 1}: the loss is {value} at lr {lr:g}; the last checkpoint is whole. "
+                        f"Try a lower --lr"
+                    )
+                state.loss_sum += value
+                state.correct += int(correct)
+                state.seen += len(labels)
+                state.images += len(labels)
+                line_images += len(labels)
+            state.step += 1
+            state.lr = lr
+            clock()
+            if look:
+                yield {**place(job), "split": "layers", **layers(job, images, before)}
+                del before
+            if state.step % RECORD_EVERY == 0 or state.step == job.steps:
+                if state.seen:
+                    passed = time.monotonic() - line_begin
+                    record = {
+                        **place(job),
+                        "split": "train",
+                        "loss": state.loss_sum / state.seen,
+                        "top1": state.correct / state.seen,
+                        "lr": lr,
+                        "images_per_second": line_images / passed,
+                        "seconds_waiting": waiting,
+                        "seconds_augment": augmenting,
+                    }
+                    state.last_training = record
+                    yield record
+                    yield from stuck(job)
+                state.loss_sum, state.correct, state.seen = 0.0, 0, 0
+                line_begin, waiting, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0
+            whole_epochs = job.recipe.validate_epochs * job.epoch_steps
+            state.validation_due = state.step % whole_epochs == 0 or state.step == job.steps
+            if state.step % job.epoch_steps == 0:
+                keep_kernels(job)
+            if stop.requested():
+                yield {"say": f"stopping: saving step {state.step}"}
+                save(job)
+                raise Stopped(f"{job.run.folder}: stopped at step {state.step} of {job.steps}; run it again to go on")
+            if not state.validation_due and state.step - saved_at >= job.save_every:
+                save(job)
+                saved_at = state.step
+    finally:
+        made.close()
+
+
+def place(job: Job) -> Record:
+    """Where the run is: updates done, epochs done."""
+    return {"step": job.state.step, "epoch": job.state.step / job.epoch_steps}
+
+
+def validate(job: Job, clock: Any) -> Iterator[Record]:
+    """Evaluates, keeps the best, lets "plateau" decide, saves; yields the validation's record."""
+    state, name = job.state, f"step-{job.state.step:08d}"
+    if job.val is not None:
+        try:
+            answers = answer(
+                job.model,
+                job.val,
+                job.preprocess,
+                job.mean,
+                batch_size=job.recipe.batch_size,
+                device=job.device,
+                precision=job.precision,
+                threads=job.threads,
+                bad_images=job.bad_images,
+            )
+        except Stopped:
+            save(job)
+            raise Stopped(
+                f"{job.run.folder}: stopped in the validation of step {state.step}; run it again to go on"
+            ) from None
+        result = score(answers)
+        for row, reason in answers.bad.items():
+            yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
+        if not math.isfinite(result.loss):
+            raise NumbersError(f"step {state.step}: the validation loss is {result.loss}; try a lower --lr")
+        clock()
+        record = {
+            **place(job),
+            "split": "val",
+            "loss": result.loss,
+            "top1": result.top1,
+            "top5": result.top5,
+            "count": result.count,
+            "bad_images": result.bad_images,
+        }
+        state.last = {"step": state.step, "top1": result.top1, "top5": result.top5}
+        better = state.best is None or result.top1 > state.best["top1"]
+        state.waited = 0 if better else state.waited + 1
+        if better:
+            state.best = dict(state.last)
+            write_predictions(job.run.folder / "predictions" / "val.parquet", answers)
+        elif job.recipe.schedule == "plateau" and state.waited > job.recipe.patience:
+            if state.drops < job.recipe.lr_drops:
+                state.drops += 1
+                state.waited = 0
+                yield {"say": f"validation stopped improving: the rate is divided ({state.drops} of {job.recipe.lr_drops})"}
+        yield record
+    else:
+        better = True
+        state.last = {"step": state.step, "top1": None, "top5": None}
+    state.validation_due = False
+    clock()
+    save(job, best=name if better else None)
+
+
+def save(job: Job, *, best: str | None = None) -> None:
+    """Writes the state of this step and lets `last` (and `best`) name it; keeps two and the best."""
+    state, run = job.state, job.run
+    finite = torch.stack([torch.isfinite(p).all() for p in job.model.state_dict().values()]).all()
+    if not bool(finite):
+        raise NumbersError(f"step {state.step}: a weight is not finite; nothing was saved. Try a lower --lr")
+    state.metrics_bytes = run.metrics.stat().st_size if run.metrics.exists() else 0
+    tensors = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state))
+    before = run.pointer("last")
+    name = checkpoint.save(run.checkpoints, tensors)
+    if best:
+        run.point("best", best)
+    run.point("last", name)
+    kept = run.pointer("best")
+    checkpoint.prune(run.checkpoints, {name, *(path.name for path in (before, kept) if path is not None)})
+
+
+def resume(job: Job) -> bool:
+    """Puts the newest checkpoint's state into `job`, and cuts the log back to it; False where there is none."""
+    folder = job.run.pointer("last")
+    if folder is None:
+        return False
+    kept = checkpoint.load(folder)
+    expected = set(State.__dataclass_fields__)
+    if set(kept.state) - {"schema"} != expected:
+        raise WeightsError(f"{folder / 'state.json'}: its fields are not those of this program")
+    fit(job.model, kept.model, str(folder))
+    job.state = State(**{name: kept.state[name] for name in expected})
+    # before the momentum is put back: it belongs to this rate already
+    set_rate(job.rule, job.state.lr, velocity_holds_rate=False)
+    checkpoint.load_optimizer(job.rule, kept.optimizer)
+    if job.run.metrics.exists():
+        with job.run.metrics.open("r+b") as stream:
+            stream.truncate(job.state.metrics_bytes)
+    return True
+
+
+def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> Record:
+    """Norms a layer: of the weights' gradients, of activations (root mean square), and update / weight."""
+    gradients, updates = {}, {}
+    for name, parameter in job.model.named_parameters():
+        if name.endswith(".weight") and parameter.grad is not None:
+            layer = name.removesuffix(".weight")
+            gradients[layer] = float(parameter.grad.norm())
+            change = (parameter.detach() - before[name]).norm()
+            updates[layer] = float(change / before[name].norm().clamp_min(1e-12))
+    job.model.eval()
+    with torch.no_grad(), torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+        traced = job.model.trace(images[:LOOK_AT])
+    job.model.train()
+    activations = {name: float(value.float().square().mean().sqrt()) for name, value in traced.items()}
+    found = {"gradient_norm": gradients, "activation_rms": activations, "update_ratio": updates}
+    for what, values in found.items():
+        for layer, value in values.items():
+            if not math.isfinite(value):
+                raise NumbersError(f"step {job.state.step}: {what} of {layer} is {value}. Try a lower --lr")
+    return found
+
+
+def stuck(job: Job) -> Iterator[Record]:
+    """Says once that the loss has not left chance, with the likely causes."""
+    state, record = job.state, job.state.last_training
+    chance = math.log(job.model.classes)
+    if job.recipe.loss != "softmax" or state.stuck_said or state.step < STUCK_AFTER or record is None:
+        return
+    if record["loss"] > 0.99 * chance and record["loss"] < 1.05 * chance:
+        state.stuck_said = True
+        yield {
+            "say": f"step {state.step}: the loss is {record['loss']:.3f}, still at chance (ln {job.model.classes} = "
+            f"{chance:.3f}). Likely: labels that do not go with the pictures, a rate too low or too high (lr {record['lr']:g}), "
+            f"or initial values of std 0.01 that need more steps on a small set (recipe fast uses He's)."
+        }
+
+
+def keep_kernels(job: Job) -> None:
+    """Adds conv1's kernels (O, I, k, k) after this epoch to kernels.npy: float32 (epochs, O, I, k, k)."""
+    path, epoch = job.run.folder / "kernels.npy", job.state.step // job.epoch_steps
+    now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()[None]
+    if path.exists():
+        held = np.load(path, allow_pickle=False)[: epoch - 1]
+        now = np.concatenate([held, now])
+    stream = io.BytesIO()
+    np.save(stream, now, allow_pickle=False)
+    files.write(path, stream.getvalue())

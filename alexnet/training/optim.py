@@ -1,0 +1,95 @@
+"""Update rules and rate schedules."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .recipes import Recipe
+
+
+class AdamTF1(torch.optim.Optimizer):
+    """Adam as TensorFlow 1 has it: epsilon is added to sqrt(v) before the bias correction ("epsilon hat").
+
+    w -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps); the constants are tf.train.AdamOptimizer's.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            weights = [w for w in group["params"] if w.grad is not None]
+            gradients = [w.grad for w in weights]
+            for w in weights:
+                if not self.state[w]:
+                    self.state[w] = {
+                        "step": torch.zeros((), dtype=torch.int64),
+                        "m": torch.zeros_like(w),
+                        "v": torch.zeros_like(w),
+                    }
+                self.state[w]["step"] += 1
+            if not weights:
+                continue
+            first, second = group["betas"]
+            t = int(self.state[weights[0]]["step"])
+            rate = group["lr"] * math.sqrt(1 - second**t) / (1 - first**t)
+            m, v = [self.state[w]["m"] for w in weights], [self.state[w]["v"] for w in weights]
+            torch._foreach_lerp_(m, gradients, 1 - first)
+            torch._foreach_mul_(v, second)
+            torch._foreach_addcmul_(v, gradients, gradients, 1 - second)
+            below = torch._foreach_sqrt(v)
+            torch._foreach_add_(below, group["eps"])
+            torch._foreach_addcdiv_(weights, m, below, -rate)
+
+
+def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's rule over the weights and, in a group of their own, the biases of what is not frozen."""
+    weights, biases = [], []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.split(".")[0] not in recipe.freeze)
+        if parameter.requires_grad:
+            (weights if parameter.ndim > 1 else biases).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "rate": 1.0, "weight_decay": recipe.weight_decay},
+        {"params": biases, "rate": recipe.bias_lr, "weight_decay": recipe.weight_decay * recipe.bias_decay},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "adam-tf1":
+        return AdamTF1(groups, recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+
+
+def rate(recipe: Recipe, step: int, *, steps: int, epoch_steps: int, drops: int) -> float:
+    """The learning rate of update `step` (from 0) of `steps`, `drops` being how often "plateau" has divided it."""
+    warmup = recipe.warmup_epochs * epoch_steps
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1.0, steps - warmup)
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+    if recipe.schedule == "linear":
+        return recipe.lr * (1.0 - done)
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.lr_factor ** (step // (recipe.step_epochs * epoch_steps))
+    return recipe.lr * recipe.lr_factor**drops
+
+
+def set_rate(rule: torch.optim.Optimizer, lr: float, *, velocity_holds_rate: bool) -> None:
+    """Sets the rate of the next update.
+
+    The 2012 program, the paper and Caffe keep the rate inside the velocity, torch outside: scaling torch's momentum by
+    old / new at each change makes the two the same numbers.
+    """
+    for group in rule.param_groups:
+        old, new = group["lr"], lr * group["rate"]
+        if velocity_holds_rate and old != new:
+            for parameter in group["params"]:
+                buffer = rule.state[parameter].get("momentum_buffer")
+                if buffer is not None:
+                    buffer.mul_(old / new)
+        group["lr"] = new

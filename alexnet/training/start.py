@@ -1,0 +1,476 @@
+"""From what a user asked to a job that runs: resolve, create or resume the run folder, measure, train."""
+
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from .. import files, stop
+from ..data.cache import cache_folder
+from ..data.loader import BadImages, batches
+from ..data.preprocess import MEAN_FILE, to_json
+from ..data.sources import Data, open_data
+from ..data.stats import measure
+from ..errors import AlexNetError, DataError, UsageError
+from ..evaluation.score import answer
+from ..network.build import AlexNet, build
+from ..network.variants import Conv, He, Linear, Variant, variant
+from ..weights import checkpoint
+from ..weights.run import Loaded, Run, open_run, preprocess_of
+from . import loop
+from .journal import Journal
+from .loop import Job
+from .optim import optimizer
+from .recipes import Recipe, changed, recipe
+
+FEW = 50  # pictures a class below which fine-tuning does better
+UNEVEN = 3.0  # largest class / smallest class that is worth a word
+KEPT_BACK = 0.03  # of --max-time
+LAST_RESORT = 1.5  # times --max-time, when the clock itself stops the run
+WARM_STEPS, MEASURED_STEPS = 2, 5
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of `train`; None where the user said nothing. Field names are the options' names."""
+
+    data: str
+    recipe: str = "fast"
+    variant: str | None = None
+    run: str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    dropout: float | None = None
+    precision: str = "auto"
+    accumulate: int = 1
+    seed: int = 0
+    max_time: float | None = None  # seconds
+    val: str | None = None
+    val_fraction: float = 0.2
+    balance: bool = False
+    weights: str | None = None
+    bad_images: BadImages = "error"
+    save_every: int = 1000
+    set: Sequence[str] = ()
+
+
+def device_of(name: str) -> torch.device:
+    """auto | cpu | cuda | mps -> a device that is there; one that is not is a UsageError."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    if name not in there:
+        raise UsageError(f"--device {name}: unknown; known are auto, {', '.join(there)}")
+    if not there[name]:
+        raise UsageError(f"--device {name}: torch sees none on this machine")
+    return torch.device(name)
+
+
+def precision_of(name: str, device: torch.device) -> str:
+    """auto | fp32 | bf16 -> fp32 or bf16; auto takes bf16 where the hardware multiplies in it."""
+    if name in ("fp32", "bf16"):
+        return name
+    if name != "auto":
+        raise UsageError(f"--precision {name}: unknown; known are auto, fp32, bf16")
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def resolve(asked: Asked) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with all that was asked set, and the origin of each of its values."""
+    base = recipe(asked.recipe)
+    values: dict[str, Any] = {}
+    origin = {name: f"recipe {base.name}" for name in asdict(base)}
+    for name in ("variant", "epochs", "batch_size", "lr", "dropout"):
+        value = getattr(asked, name)
+        if value is not None:
+            values[name], origin[name] = value, f"--{name.replace('_', '-')}"
+    for pair in asked.set:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: expected key=value")
+        values[name], origin[name] = value, "--set"
+    made = changed(base, values)
+    variant(made.variant)
+    return made, origin
+
+
+def he(base: Variant) -> Variant:
+    """`base` with initial values of He et al. (2015) and zero biases."""
+    rows = tuple(replace(r, init=He(), bias=0.0) if isinstance(r, Conv | Linear) else r for r in base.layers)
+    return replace(base, layers=rows)
+
+
+def network(chosen: Recipe, classes: int, *, seed: int, given: Loaded | None) -> AlexNet:
+    """The network to train: the variant with its initial values, or `given` weights with a new fc8."""
+    base = variant(chosen.variant)
+    model = build(he(base) if chosen.init == "he" else base, classes=classes, seed=seed, dropout=chosen.dropout)
+    if given is not None:
+        kept = {k: v for k, v in given.model.state_dict().items() if not k.startswith("fc8.")}
+        if not chosen.replace_head:
+            kept = given.model.state_dict()
+        own = model.state_dict()
+        wrong = [k for k, v in kept.items() if k not in own or own[k].shape != v.shape]
+        if wrong:
+            raise UsageError(f"--weights {given.where}: {wrong[0]} does not fit variant {chosen.variant}")
+        own.update(kept)
+        model.load_state_dict(own)
+    known = {name.split(".")[0] for name, _ in model.named_parameters()}
+    for layer in chosen.freeze:
+        if layer not in known:
+            raise UsageError(f"freeze={layer}: no such layer; known are {', '.join(sorted(known))}")
+    return model
+
+
+def environment(device: torch.device, threads: int) -> dict[str, Any]:
+    """Versions, machine, threads, kernels, command line: environment.json."""
+    folder = Path(__file__).parent
+    said = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )  # a checkout knows its commit; an installed wheel has none
+    return {
+        "alexnet": version("alexnet"),
+        "commit": said.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "workers": threads,
+        "kernels": {"lrn": "torch"},
+        "command": sys.argv,
+    }
+
+
+def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked) -> None:
+    """Counts and balance, and what would do better where the set is small."""
+    counts = data.train.counts()
+    val = f", {len(data.val)} to validate" if data.val is not None else ", none to validate"
+    console.print(
+        f"{asked.data}: {len(data.train)} pictures to train{val}, {len(counts)} classes "
+        f"({counts.min()} to {counts.max()} pictures a class)",
+        markup=False,
+    )
+    if counts.min() and counts.max() / counts.min() > UNEVEN and not asked.balance:
+        small = data.train.classes.keys[int(counts.argmin())]
+        console.print(
+            f"uneven: {small} has {counts.min()} pictures, the largest class {counts.max()}; --balance repeats the "
+            f"smaller classes",
+            markup=False,
+        )
+    if counts.min() < FEW and not chosen.replace_head and asked.data != "digits":
+        console.print(
+            f"a class has fewer than {FEW} pictures; fine-tuning given weights would do better:\n"
+            f"  alexnet train {asked.data} --recipe finetune --weights imagenet",
+            markup=False,
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [
+        f"  {name}: {old.get(name, {}).get('value')} there, {value['value']} asked ({value['origin']})"
+        for name, value in new.items()
+        if old.get(name, {}).get("value") != value["value"]
+    ]
+
+
+# may differ between the start of a run and its continuation without changing a number
+FREE = ("workers", "save_every")
+
+
+def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
+    """A job ready to run, its folder created or taken up again; raises UsageError before anything is computed."""
+    chosen, origin = resolve(asked)
+    if asked.accumulate < 1:
+        raise UsageError(f"--accumulate {asked.accumulate}: must be at least 1")
+    if chosen.variant == "bn" and asked.accumulate > 1:
+        raise UsageError("--accumulate: batch normalisation sees the parts of a batch, not the batch; use 1 with bn")
+    if asked.max_steps is not None and asked.max_steps < 1:
+        raise UsageError(f"--max-steps {asked.max_steps}: must be at least 1")
+    if not 0.0 <= asked.val_fraction < 1.0:
+        raise UsageError(f"--val-fraction {asked.val_fraction}: must be in 0..1")
+    device = device_of(asked.device)
+    precision = precision_of(asked.precision, device)
+    given = None
+    if asked.weights or chosen.replace_head:
+        given = open_run(asked.weights or "imagenet")
+        chosen = replace(chosen, variant=given.model.variant.name)
+        origin["variant"] = f"--weights {asked.weights or 'imagenet'}"
+    name = asked.run or f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}"
+    run = Run(Path(name) if "/" in name else Path("runs") / name)
+    again = run.exists()
+    stored = preprocess_of(variant(chosen.variant)).stored
+    split = run.json("data.json")["split"] if again else {}
+    names = split.get("val_names")
+    data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
+    if given is not None and not chosen.replace_head:
+        data.train.classes.match(given.classes, f"--weights {given.where}")
+    threads = asked.workers if asked.workers is not None else min(8, os.cpu_count() or 1)
+    model = network(chosen, len(data.train.classes), seed=asked.seed, given=given)
+    model = model.to(device, memory_format=torch.channels_last)
+    preprocess = given.preprocess if given else preprocess_of(model.variant)
+    if chosen.scale is not None:
+        preprocess = replace(preprocess, scale=chosen.scale)
+    if data.train.raw not in (0, stored) or (data.train.raw and chosen.crop == "original"):
+        raise DataError(f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them")
+
+    values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
+    for key in ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers", "save_every", "weights"):
+        value = threads if key == "workers" else getattr(asked, key)
+        given_by = "default" if getattr(asked, key) == getattr(Asked(data=""), key) else f"--{key.replace('_', '-')}"
+        values[key] = {"value": value, "origin": given_by}
+    values["precision"] = {"value": precision, "origin": f"--precision {asked.precision}"}
+    values["max_time"] = {"value": asked.max_time, "origin": "--max-time" if asked.max_time else "default"}
+    values = {k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()}
+
+    job = Job(
+        run=run,
+        recipe=chosen,
+        model=model,
+        rule=optimizer(model, chosen),
+        train=data.train,
+        val=data.val,
+        preprocess=preprocess,
+        mean=given.mean if given else None,
+        stats=None,
+        device=device,
+        precision=precision,
+        steps=0,
+        seed=asked.seed,
+        accumulate=asked.accumulate,
+        threads=threads,
+        bad_images=asked.bad_images,
+        balance=asked.balance,
+        save_every=asked.save_every,
+    )
+    job.steps = asked.max_steps or chosen.epochs * job.epoch_steps
+    values["steps"] = {"value": job.steps, "origin": "--max-steps" if asked.max_steps else origin["epochs"]}
+
+    record = {
+        "source": data.source,
+        "split": data.split,
+        "fingerprint": data.fingerprint,
+        "train": len(data.train),
+        "val": len(data.val) if data.val is not None else 0,
+    }
+    if again:
+        _check_resume(run, values, record, job)
+    else:
+        say_of_data(data, chosen, console, asked=asked)
+    return job, run, {"recipe": values, "data": record, "classes": data.train.classes.to_json()}
+
+
+def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job: Job) -> None:
+    """Refuses to go on with another recipe or other data; takes the steps and threads that the run was begun with."""
+    old = run.json("recipe.json")
+    if run.json("data.json").get("fingerprint") != record["fingerprint"]:
+        raise UsageError(f"{run.folder}: begun with other pictures than these; name another --run")
+    if values["max_time"]["value"] and old.get("steps", {}).get("origin") == "--max-time":
+        values["steps"] = old["steps"]
+        job.steps = old["steps"]["value"]
+    compared = {k: v for k, v in values.items() if k not in (*FREE, "steps", "epochs", "source")}
+    differences = _differences(old, compared)
+    if differences:
+        raise UsageError(
+            f"{run.folder}: begun with other settings; name another --run, or ask for those:\n" + "\n".join(differences)
+        )
+    torch.set_num_threads(run.json("environment.json")["threads"])
+
+
+def colours(job: Job, console: Console) -> None:
+    """Measures the mean image and the colours of the training split where the recipe or the variant needs them."""
+    needs_mean = job.preprocess.mean == MEAN_FILE and job.mean is None
+    if not (needs_mean or job.recipe.colour_noise):
+        return
+    begin = time.monotonic()
+    job.stats = measure(
+        job.train, job.preprocess, threads=max(1, job.threads), cache=cache_folder(), bad_images=job.bad_images
+    )
+    if needs_mean:
+        mean = job.stats.mean if job.preprocess.colour == "RGB" else job.stats.mean[:, :, ::-1]
+        job.mean = np.ascontiguousarray(mean, dtype=np.float32)
+    passed = time.monotonic() - begin
+    if passed > 1:
+        console.print(f"mean image and colours of {job.stats.count} pictures: {passed:.0f} s", markup=False)
+
+
+def measured_steps(job: Job, seconds: float, console: Console) -> int:
+    """How many steps fit into `seconds`, validation and saving included; the job is left as it was."""
+    kept = {name: value.clone() for name, value in job.model.state_dict().items()}
+    normalise = loop.Normalise(job.preprocess, job.mean, job.device)
+    augment, (prepare_image, side) = loop.augment_of(job.recipe), loop.preparer(job)
+    count = min(WARM_STEPS + MEASURED_STEPS, job.epoch_steps)
+    made = batches(job.train, loop.order(job, 0, count), prepare_image, side=side, threads=job.threads, bad_images="skip")
+    took: list[float] = []
+    for number in range(count):
+        begin = time.monotonic()
+        batch = next(made)
+        images = loop.views_of(job, batch, normalise, augment)
+        loss, _ = loop.step(job, images, batch.labels.to(job.device), number=number, lr=job.recipe.lr * 1e-6)
+        float(loss)
+        took.append(time.monotonic() - begin)
+        if stop.requested():
+            made.close()
+            raise UsageError(f"{job.run.folder}: stopped in the warm-up; nothing was trained")
+    made.close()
+    step_seconds = float(np.median(took[min(WARM_STEPS, count - 1) :]))
+    validation = 0.0
+    if job.val is not None:
+        some = job.val.take(np.arange(min(len(job.val), 2 * job.recipe.batch_size)))
+        begin = time.monotonic()
+        answer(job.model, some, job.preprocess, job.mean, batch_size=job.recipe.batch_size, device=job.device,
+               precision=job.precision, threads=job.threads, bad_images="skip")  # fmt: skip
+        validation = (time.monotonic() - begin) * len(job.val) / len(some)
+    begin = time.monotonic()
+    trial = job.run.folder / "warm-up"
+    state = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), {"step": 0})
+    checkpoint.save(trial, state)
+    saving = time.monotonic() - begin
+    shutil.rmtree(trial)
+    job.model.load_state_dict(kept)
+    job.rule.state.clear()
+    per_step = step_seconds + (validation + saving) / (job.recipe.validate_epochs * job.epoch_steps)
+    steps = max(1, int((seconds * (1 - KEPT_BACK) - validation - saving) / per_step))
+    console.print(
+        f"{step_seconds:.3f} s a step, {validation:.1f} s a validation, {saving:.1f} s a save: "
+        f"{steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:g} minutes",
+        markup=False,
+    )
+    return steps
+
+
+def dry_run(job: Job, console: Console) -> dict[str, Any]:
+    """One step and one validation batch; what a whole run would take. Nothing is left on disk."""
+    job.run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        steps = measured_steps(job, 3600.0, console)
+    finally:
+        shutil.rmtree(job.run.folder)
+    import resource
+
+    parameters = sum(p.nbytes for p in job.model.state_dict().values())
+    moments = {"adam-tf1": 2}.get(job.recipe.optimizer, 1)
+    estimate = {
+        "steps": job.steps,
+        "epochs": job.steps / job.epoch_steps,
+        "seconds": 3600.0 * job.steps / steps,
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "disk_bytes": 3 * parameters * (1 + moments),
+    }
+    console.print(
+        f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {estimate['seconds'] / 60:.1f} minutes, "
+        f"{estimate['memory_bytes'] / 1e9:.1f} GB of memory, {estimate['disk_bytes'] / 1e9:.1f} GB on disk",
+        markup=False,
+    )
+    return estimate
+
+
+def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
+    """Writes what is fixed at the start; recipe.json comes last, since its presence says that a run was begun."""
+    files.write_json(run.folder / "classes.json", record["classes"])
+    files.write_json(run.folder / "data.json", record["data"])
+    files.write_json(run.folder / "preprocess.json", to_json(job.preprocess))
+    if job.preprocess.mean == MEAN_FILE:
+        assert job.mean is not None
+        import io
+
+        stream = io.BytesIO()
+        np.save(stream, job.mean, allow_pickle=False)
+        files.write(run.folder / MEAN_FILE, stream.getvalue())
+    files.write_json(run.folder / "environment.json", environment(job.device, job.threads))
+    files.write_json(run.folder / "recipe.json", record["recipe"])
+
+
+def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any]:
+    """Trains, or goes on, as asked; returns the document of `train --json`.
+
+    Raises the errors of `errors.py`; a run stopped by a signal raises Stopped with its state saved.
+    """
+    with stop.watch():
+        job, run, record = prepare(asked, console)
+        if dry:
+            if run.exists():
+                raise UsageError(f"{run.folder}: --dry-run wants a --run that does not exist yet")
+            colours(job, console)
+            return dry_run(job, console)
+        run.create()
+        with files.lock(run.folder / "lock"):
+            return _train(asked, job, run, record, console)
+
+
+def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
+    if run.exists():
+        job.preprocess, job.mean = run.preprocess()
+        if job.recipe.colour_noise:
+            colours(job, console)
+    else:
+        colours(job, console)
+        if asked.max_time is not None:
+            job.steps = measured_steps(job, asked.max_time, console)
+            record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}
+        begin_run(job, run, record)
+    resumed = loop.resume(job)
+    if job.steps < job.state.step:
+        raise UsageError(f"{run.folder}: has {job.state.step} steps already, more than the {job.steps} asked")
+    finished = job.state.step == job.steps and not job.state.validation_due
+    if finished:
+        console.print(
+            f"{run.folder}: finished at step {job.steps}; more --epochs or --max-steps would extend it", markup=False
+        )
+    elif resumed:
+        files.write_json(run.folder / "recipe.json", record["recipe"])
+        console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}", markup=False)
+    else:
+        console.print(
+            f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
+            f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on {job.device.type}, "
+            f"{torch.get_num_threads()} threads",
+            markup=False,
+        )
+    stopped = "done"
+    if not finished:
+        limit = asked.max_time * LAST_RESORT if asked.max_time else math.inf
+        with Journal(run, step=job.state.step, steps=job.steps, console=console) as journal:
+            if not resumed:
+                journal.graph(job.model)
+            for item in loop.run(job):
+                journal.write(item)
+                if item.get("split") == "val":
+                    journal.kernels(job.model)
+                if job.state.seconds > limit and item.get("split") == "train":
+                    loop.save(job, best=None)
+                    stopped = "max-time"
+                    console.print(f"stopped by the clock at step {job.state.step} of {job.steps}", markup=False)
+                    break
+    state = job.state
+    return {
+        "run": str(run.folder),
+        "best": state.best or state.last,
+        "last": state.last,
+        "seconds": state.seconds,
+        "images_per_second": state.images / state.seconds if state.seconds else 0.0,
+        "stopped": stopped,
+    }
+
+
+__all__ = ["AlexNetError", "Asked", "train"]

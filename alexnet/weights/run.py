@@ -1,0 +1,168 @@
+"""A run folder: the whole truth of a run. Opened, created and checked here; design: one folder, no pickle."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import files
+from ..data.classes import Classes, imagenet_classes
+from ..data.preprocess import MEAN_FILE, Preprocess, from_json, load_mean, stored_side
+from ..errors import DataError, UsageError, WeightsError
+from ..network.build import AlexNet, build
+from ..network.variants import VARIANTS, Variant, variant
+from . import checkpoint
+
+
+@dataclass
+class Loaded:
+    """A network ready for use, and all that its pictures and answers need."""
+
+    where: str
+    model: AlexNet
+    preprocess: Preprocess
+    mean: NDArray[np.float32] | None  # (S, S, 3) where `preprocess.mean` names the file
+    classes: Classes
+    data: dict[str, Any] | None  # data.json of the run, where there is one
+
+
+class Run:
+    """The folder of one run. Names are fixed; what each file holds is said in docs/run-folder.md."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.metrics = folder / "metrics.jsonl"
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.folder / "recipe.json").exists()
+
+    def create(self) -> None:
+        """Makes the folder and proves that it can be written; a UsageError where it cannot."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".probe"
+            files.write(probe, b"")
+            probe.unlink()
+        except OSError as reason:
+            raise UsageError(f"{self.folder}: cannot be written ({os.strerror(reason.errno or 0)})") from None
+
+    def json(self, name: str) -> Any:
+        """The value of one of its JSON files."""
+        return files.read_json(self.folder / name)
+
+    def pointer(self, name: str) -> Path | None:
+        """The checkpoint folder that `best` or `last` names; None where none is named yet."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        said = path.read_text().strip()
+        if not checkpoint.NAME.fullmatch(said):
+            raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
+        return self.checkpoints / said
+
+    def point(self, name: str, checkpoint_name: str) -> None:
+        """Lets `best` or `last` name a checkpoint that stands."""
+        files.write(self.folder / name, checkpoint_name + "\n")
+
+    def classes(self) -> Classes:
+        """The classes fixed at training time."""
+        return Classes.from_json(self.json("classes.json"), str(self.folder / "classes.json"))
+
+    def preprocess(self) -> tuple[Preprocess, NDArray[np.float32] | None]:
+        """What the run does to every picture, and its mean image where it has one."""
+        record = from_json(self.json("preprocess.json"), self.folder / "preprocess.json")
+        return record, load_mean(self.folder, stored=record.stored) if record.mean == MEAN_FILE else None
+
+
+def preprocess_of(model: Variant) -> Preprocess:
+    """The record a variant's own source gives; a mean image is named "mean.npy" and comes with the data."""
+    return Preprocess(
+        side=model.side,
+        stored=stored_side(model.side),
+        resize=model.resize,
+        filter="bilinear",
+        exif=True,
+        colour=model.colour,
+        scale=model.scale,
+        mean=MEAN_FILE if model.mean == "image" else tuple(m / model.scale for m in model.mean),
+        mean_crop=model.mean_crop,
+        std=model.std,
+    )
+
+
+def fit(model: AlexNet, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Loads `tensors`, all or none: a missing, extra or wrongly shaped one is a WeightsError that names it."""
+    expected = model.state_dict()
+    wrong = [f"{name} is missing" for name in expected if name not in tensors]
+    wrong += [f"{name} is not known" for name in tensors if name not in expected]
+    wrong += [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if wrong:
+        raise WeightsError(f"{where}: does not fit variant {model.variant.name}: {'; '.join(wrong[:4])}")
+    model.load_state_dict(tensors)
+
+
+def _from_run(run: Run, folder: Path) -> Loaded:
+    classes = run.classes()
+    preprocess, mean = run.preprocess()
+    recipe = run.json("recipe.json")
+    try:
+        name, dropout = recipe["variant"]["value"], recipe["dropout"]["value"]
+    except (KeyError, TypeError):
+        raise DataError(f"{run.folder / 'recipe.json'}: names no variant") from None
+    model = build(name, classes=len(classes), seed=0, dropout=dropout)
+    fit(model, checkpoint.load(folder, training=False).model, str(folder))
+    return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.json("data.json"))
+
+
+def _published() -> Loaded:
+    from torchvision.models import AlexNet_Weights
+
+    try:
+        state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except OSError as reason:
+        raise WeightsError(f"imagenet: torchvision's weights could not be fetched ({reason})") from None
+    model = build("torchvision", classes=1000, seed=0)
+    layers = [name for name in model.state_dict()]
+    fit(model, dict(zip(layers, state.values(), strict=True)), "imagenet")
+    return Loaded("imagenet", model.eval(), preprocess_of(model.variant), None, imagenet_classes(), None)
+
+
+def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None) -> Loaded:
+    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, `imagenet`, or a variant, untrained.
+
+    Raises UsageError for a name that is none of these, WeightsError for a checkpoint that does not verify.
+    """
+    path = Path(where)
+    if (path / "manifest.json").is_file():
+        return _from_run(Run(path.resolve().parent.parent), path)
+    run = Run(path)
+    if run.exists():
+        folder = run.pointer("best") or run.pointer("last")
+        if folder is None:
+            raise UsageError(f"{path}: this run has no checkpoint yet; let `alexnet train` go on")
+        return _from_run(run, folder)
+    if where == "imagenet":
+        return _published()
+    if str(where) in VARIANTS:
+        known = classes or imagenet_classes()
+        model = build(str(where), classes=len(known), seed=seed)
+        return Loaded(str(where), model.eval(), preprocess_of(variant(str(where))), None, known, None)
+    if path.exists():
+        raise UsageError(f"{path}: not a run folder (it holds no recipe.json)")
+    raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)})")
+
+
+def is_run(where: str) -> bool:
+    """Whether `where` is something that `open_run` would open."""
+    path = Path(where)
+    return (path / "manifest.json").is_file() or Run(path).exists() or where == "imagenet" or where in VARIANTS

@@ -1,0 +1,561 @@
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageOps
+
+from alexnet.data.decode import FILTERS, decode, random_resized, raw_form, stored_form
+from alexnet.errors import BadImage
+
+# The largest difference, in levels of 255, between simplejpeg's pixels and Pillow's on JPEGs that both read: none.
+LIBRARIES_DIFFER = 0
+ORIENTATION = 0x0112
+
+
+def picture(height=64, width=96):
+    """A smooth picture of many colours, uint8 (h, w, 3)."""
+    y, x = np.mgrid[:height, :width]
+    planes = [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) * 255 // max(height + width - 2, 1)]
+    return np.stack(planes, 2).astype(np.uint8)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(image, kind, mode="RGB", **options):
+    stream = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image).convert(mode)
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, *, depth, colour, rows, extra=b""):
+    """A PNG written by hand, for what Pillow does not write."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
+
+
+def pillow(data):
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def difference(a, b):
+    return np.abs(a.astype(int) - b)
+
+
+def reason(data, **limits):
+    with pytest.raises(BadImage) as caught:
+        decode(data, "a.jpg", **limits)
+    assert caught.value.path == "a.jpg"
+    assert "\n" not in caught.value.reason
+    assert "BytesIO" not in caught.value.reason
+    return caught.value.reason
+
+
+# JPEG
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 30},
+        {"quality": 95, "subsampling": 0},
+        {"subsampling": 1},
+        {"progressive": True},
+        {"mode": "L"},
+        {"mode": "L", "progressive": True},
+        {"restart_marker_blocks": 4},
+        {"keep_rgb": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(1, 1), (17, 31), (64, 96)])
+def test_jpegs_read_as_pillow_reads_them(options, shape):
+    data = encoded(noise(*shape, 3), "JPEG", **options)
+    image = decode(data, "a.jpg")
+    assert image.shape == (*shape, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert difference(image, pillow(data)).max() <= LIBRARIES_DIFFER
+
+
+def test_photographs_read_as_pillow_reads_them(photos):
+    paths = sorted(photos.glob("*/*.jpg"))[::3]
+    assert len(paths) >= 50
+    for path in paths:
+        data = path.read_bytes()
+        assert simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray")
+        assert difference(decode(data, path.name, exif=False), pillow(data)).max() <= LIBRARIES_DIFFER, path.name
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_cmyk_as_adobe_writes_it(progressive):
+    image = picture()
+    data = encoded(image, "JPEG", "CMYK", quality=90, progressive=progressive)
+    assert b"Adobe" in data
+    assert difference(decode(data, "a.jpg"), image).mean() <= 12
+
+
+def test_ycck_as_adobe_writes_it():
+    image = picture()
+    *inks, k = Image.fromarray(image).convert("CMYK").split()
+    # YCCK is YCbCr of the inks, and K inverted. Pillow inverts all planes as it writes: all but K go in inverted.
+    planes = [plane.point(lambda level: 255 - level) for plane in Image.merge("RGB", inks).convert("YCbCr").split()]
+    data = bytearray(encoded(Image.merge("CMYK", (*planes, k)), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2  # the byte that tells YCCK from CMYK
+    assert simplejpeg.decode_jpeg_header(bytes(data))[2] == "YCCK"
+    assert difference(decode(bytes(data), "a.jpg"), image).mean() <= 12
+
+
+def test_what_the_strict_decoder_refuses_pillow_judges():
+    data = encoded(picture(), "JPEG")
+    extra = data[:-2] + b"\0" * 9 + data[-2:]  # bytes between the last block and the end: a warning, no damage
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(extra, "RGB")
+    assert np.array_equal(decode(extra, "a.jpg"), decode(data, "a.jpg"))
+
+
+def test_a_malformed_multi_picture_index_is_passed_over():
+    data = encoded(picture(), "MPO", save_all=True, append_images=[Image.fromarray(picture())])
+    at = data.index(b"MPF\0")
+    data = data[: at + 12] + b"\xff" * 40 + data[at + 52 :]
+    assert decode(data[:-2] + b"\0" * 9 + data[-2:], "a.jpg").shape == (64, 96, 3)
+
+
+# Modes
+
+
+def test_16_bit_grey_is_scaled_not_clipped():
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    image = decode(encoded(Image.fromarray(levels), "PNG"), "a.png")
+    assert len(np.unique(image)) == 256
+    assert np.array_equal(image, np.repeat((levels >> 8)[:, :, None], 3, 2))
+    clear = decode(encoded(Image.fromarray(levels), "PNG", transparency=300), "a.png")
+    assert (clear[1, 44] == 255).all()
+    assert (clear[1, 45] == 1).all()
+
+
+def test_16_bit_colours():
+    levels = np.random.default_rng(0).integers(0, 65536, (8, 9, 4)).astype(">u2")
+    rgb = decode(png(9, 8, depth=16, colour=2, rows=[row.tobytes() for row in levels[:, :, :3]]), "a.png")
+    assert np.array_equal(rgb, levels[:, :, :3] >> 8)
+    levels[:, :, 3] = 65535
+    rgba = decode(png(9, 8, depth=16, colour=6, rows=[row.tobytes() for row in levels]), "a.png")
+    assert np.array_equal(rgba, levels[:, :, :3] >> 8)
+    levels[:, :, 1] = 0  # grey and alpha: all clear
+    grey = decode(png(9, 8, depth=16, colour=4, rows=[row.tobytes() for row in levels[:, :, :2]]), "a.png")
+    assert (grey == 255).all()
+
+
+def test_transparency_is_laid_on_white():
+    image, alpha = noise(20, 30, 3), noise(20, 30, 1, seed=1)
+    expected = (image * (alpha / 255.0) + 255 - alpha).round()
+    rgba = Image.fromarray(np.concatenate([image, alpha], 2))
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        assert difference(decode(encoded(rgba, kind, **options), "a"), expected).max() <= 1
+    la = Image.fromarray(np.concatenate([image[:, :, :1], alpha], 2))
+    assert difference(decode(encoded(la, "PNG"), "a"), expected[:, :, :1]).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_grey_and_palette_of_any_depth(depth):
+    count = 2**depth
+    row = (np.arange(8) % count).astype(np.uint8)
+    packed = np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - depth :]).tobytes()
+    colours = noise(count, 3)
+    grey = png(8, 1, depth=depth, colour=0, rows=[packed])
+    assert np.array_equal(decode(grey, "a.png")[0, :, 0], row * (255 // (count - 1)))
+    palette = chunk(b"PLTE", colours.tobytes())
+    indexed = png(8, 1, depth=depth, colour=3, rows=[packed], extra=palette)
+    assert np.array_equal(decode(indexed, "a.png")[0], colours[row])
+    keyed = png(8, 1, depth=depth, colour=3, rows=[packed], extra=palette + chunk(b"tRNS", b"\xff\0"))
+    expected = np.where((row == 1)[:, None], 255, colours[row])
+    assert np.array_equal(decode(keyed, "a.png")[0], expected)
+    keyed = png(8, 1, depth=depth, colour=0, rows=[packed], extra=chunk(b"tRNS", b"\0\0"))
+    assert (decode(keyed, "a.png")[0, 0] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_the_formats_without_loss(kind, mode):
+    image = Image.fromarray(picture()).convert(mode)
+    if kind == "GIF" and mode == "RGB":
+        image = image.quantize(64)
+    expected = np.array(image.convert("RGB"))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(decode(encoded(image, kind, **options), "a"), expected)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation(kind):
+    frames = [Image.fromarray(picture() // 2 + 100 * i).quantize(32) for i in range(3)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert np.array_equal(decode(data, "a"), np.array(frames[0].convert("RGB")))
+
+
+def test_a_damaged_animation_index_is_no_warning():
+    data = encoded(picture(), "PNG")
+    index = chunk(b"acTL", bytes(8))
+    assert np.array_equal(decode(data[:33] + index + index + data[33:], "a.png"), picture())
+
+
+def test_threads_may_share_the_decoder():
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = [encoded(noise(40, 50, 3, seed=i), "JPEG", "CMYK" if i % 2 else "RGB") for i in range(40)]
+    expected = [decode(data, "a") for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: decode(data, "a"), files))
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+# EXIF
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "RGB"), ("WEBP", "RGB")]
+)
+def test_orientation(kind, mode, orientation):
+    image = picture(20, 30)
+    data = encoded(image, kind, mode, exif=exif(orientation))
+    plain = decode(data, "a", exif=False)
+    assert plain.shape == (20, 30, 3)
+    upright = decode(data, "a", exif=True)
+    assert upright.flags.c_contiguous
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+    assert np.array_equal(upright, expected)
+    turns = {3: 2, 6: 3, 8: 1}
+    if orientation in turns:
+        assert np.array_equal(upright, np.rot90(plain, turns[orientation]))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "code"), [(1, "B3x"), (3, "H2x"), (4, "I")])
+def test_orientation_of_any_integer_and_byte_order(order, kind, code):
+    entry = struct.pack(order + "HHI" + code, ORIENTATION, kind, 1, 6)
+    other = struct.pack(order + "HHII", 0x0100, 4, 1, 30)
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    block = b"Exif\0\0" + mark + struct.pack(order + "IH", 8, 2) + other + entry + bytes(4)
+    assert decode(encoded(picture(20, 30), "JPEG", exif=block), "a.jpg").shape == (30, 20, 3)
+
+
+def corrupt_exif():
+    """Blocks of EXIF that say nothing readable, by name."""
+    good = exif(6).tobytes()
+    return {
+        "no order": b"Exif\0\0XX*\0" + bytes(20),
+        "empty": b"Exif\0\0",
+        "offset past the end": b"Exif\0\0II*\0\xff\xff\xff\xff",
+        "cut short": good[:18],
+        "count too large": b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x00\x01\x04\0",
+        "value is text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x01\0\0\0A\0\0\0",
+        "orientation 9": exif(9).tobytes(),
+        "data past the end": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\x00\x00\x27\0\xff\xff\x00\0",
+    }
+
+
+@pytest.mark.parametrize("name", corrupt_exif())
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_corrupt_exif_is_ignored_in_silence(name, mode, capfd):
+    image = picture(20, 30)
+    data = encoded(image, "JPEG", mode, exif=corrupt_exif()[name])
+    assert np.array_equal(decode(data, "a.jpg"), decode(encoded(image, "JPEG", mode), "a.jpg"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_exif_behind_other_segments():
+    data = encoded(picture(20, 30), "JPEG", exif=exif(6))
+    segment = b"\xff\xe5" + struct.pack(">H", 60000) + bytes(59998)
+    assert decode(data[:2] + segment * 3 + b"\xff" + data[2:], "a.jpg").shape == (30, 20, 3)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "an empty file"),
+        (b"\xff", "a file of 1 bytes"),
+        (b"\xff\xd8", "a file of 2 bytes"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "an HTML page"),
+        (b"\n  <html lang=en><head>", "an HTML page"),
+        (b'<?xml version="1.0"?><svg xmlns="x" width="9"/>', "an SVG file"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "an AVIF file"),
+        (b"\0\0\0\x1cftypisom\0\0\0\0mp42", "an MP4 file"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "a PDF file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "a PostScript file"),
+        (b"8BPS\0\1" + bytes(20), "a Photoshop file"),
+        (b"II*\0" + bytes(20), "a TIFF file"),
+        (b"MM\0*" + bytes(20), "a TIFF file"),
+        (b"P6 1 1 255 \0\0\0", "a PPM file"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "not a picture of a known kind"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (bytes(1000), "not a picture of a known kind"),
+    ],
+)
+def test_what_is_no_picture_is_named(data, words):
+    assert reason(data) == f"{words}, expected JPEG, PNG, WebP, GIF or BMP"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8\xff\xe0" + bytes(20),
+        b"\x89PNG\r\n\x1a\n" + bytes(20),
+        b"RIFF\x10\0\0\0WEBPVP8 " + bytes(8),
+        b"GIF89a" + bytes(20),
+        b"BM" + bytes(60),
+    ],
+)
+def test_a_head_without_a_picture(data):
+    assert reason(data).startswith("damaged ") or "0 x 0 pixels" in reason(data)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"mode": "CMYK"}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("GIF", {"mode": "P"}),
+        ("BMP", {}),
+    ],
+    ids=str,
+)
+def test_a_truncated_file_is_an_error(kind, options, part):
+    data = encoded(noise(100, 120, 3), kind, **options)
+    assert reason(data[: int(len(data) * part)]).startswith(f"damaged {kind}")
+
+
+def huge_headers():
+    """Small files whose header promises far more pixels than any limit, by format."""
+    jpeg = bytearray(encoded(picture(), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 65500, 65500)
+    cmyk = bytearray(encoded(picture(), "JPEG", "CMYK"))
+    at = cmyk.index(b"\xff\xc0") + 5
+    cmyk[at : at + 4] = struct.pack(">HH", 65500, 65500)
+    gif = bytearray(encoded(picture(), "GIF", "P"))
+    gif[6:10] = struct.pack("<HH", 65500, 65500)
+    bmp = bytearray(encoded(picture(), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 65500, 65500)
+    webp = bytearray(encoded(picture(), "WEBP"))
+    webp[26:30] = struct.pack("<HH", 16383, 16383)
+    return {
+        "JPEG": bytes(jpeg),
+        "CMYK JPEG": bytes(cmyk),
+        "GIF": bytes(gif),
+        "BMP": bytes(bmp),
+        "WebP": bytes(webp),
+        "PNG": png(30000, 30000, depth=8, colour=2, rows=[]),
+        "PNG with frames": png(
+            30000, 30000, depth=8, colour=2, rows=[], extra=chunk(b"acTL", struct.pack(">II", 9, 0))
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", huge_headers())
+def test_too_many_pixels_are_refused_by_the_header(name):
+    data = huge_headers()[name]
+    start = time.perf_counter()
+    assert "more than the limit of 200,000,000" in reason(data)
+    assert time.perf_counter() - start < 0.5  # 10 ms and less; decoding any of them would take seconds
+
+
+def test_a_bomb_of_zeros_is_refused_unread():
+    rows = zlib.compress(bytes(30001 * 3000), 9)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert "30000 x 30000 pixels" in reason(data)
+
+
+def test_the_limit_is_the_callers():
+    for data in (encoded(picture(), "JPEG"), encoded(picture(), "JPEG", "CMYK"), encoded(picture(), "PNG")):
+        assert decode(data, "a.jpg", max_pixels=64 * 96).shape == (64, 96, 3)
+        assert reason(data, max_pixels=64 * 96 - 1) == "96 x 64 pixels, more than the limit of 6,143"
+
+
+def test_a_jpeg_of_too_many_scans():
+    data = encoded(picture(), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    scan = data[at:-2]
+    assert decode(data, "a.jpg").shape == (64, 96, 3)
+    assert reason(data[:at] + scan * 200 + data[-2:]) == "a JPEG of more than 100 scans"
+
+
+def test_profiles_that_inflate_without_bound_are_not_read():
+    extra = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(200_000_000), 1)) + chunk(b"zTXt", b"x\0\0" + b"\0" * 9)
+    data = encoded(picture(), "PNG")
+    assert np.array_equal(decode(data[:33] + extra + data[33:], "a.png"), picture())
+
+
+def seeds():
+    frames = [Image.fromarray(picture(48, 40)), Image.fromarray(255 - picture(48, 40))]
+    image = frames[0]
+    animated = {"save_all": True, "append_images": frames[1:]}
+    return {
+        "JPEG": encoded(image, "JPEG", exif=exif(6), comment=b"x", icc_profile=bytes(200)),
+        "progressive": encoded(image, "JPEG", progressive=True),
+        "CMYK": encoded(image.convert("CMYK"), "JPEG", exif=exif(3)),
+        "MPO": encoded(image, "MPO", **animated),
+        "PNG": encoded(image, "PNG", exif=exif(5)),
+        "PNG 16": encoded(Image.fromarray(picture(48, 40)[:, :, 0].astype(np.uint16) * 257), "PNG"),
+        "palette": encoded(image.convert("P"), "PNG", transparency=3),
+        "APNG": encoded(image, "PNG", **animated),
+        "GIF": encoded(image.convert("P"), "GIF", transparency=1, **animated),
+        "WebP": encoded(image, "WEBP", exif=exif(8)),
+        "WebP lossless": encoded(image.convert("RGBA"), "WEBP", lossless=True),
+        "WebP animated": encoded(image, "WEBP", **animated),
+        "BMP": encoded(image, "BMP"),
+        "BMP palette": encoded(image.convert("P"), "BMP"),
+    }
+
+
+def mutated(data, rng):
+    data = bytearray(data)
+    match rng.integers(4):
+        case 0:
+            del data[rng.integers(len(data)) :]
+        case 1:
+            for _ in range(rng.integers(1, 9)):
+                data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        case 2:
+            for _ in range(rng.integers(1, 5)):
+                data[rng.integers(min(len(data), 200))] = rng.integers(256)
+        case 3:
+            a, b = sorted(rng.integers(0, len(data), 2))
+            data[a:b] = data[a:b] * 2 if rng.integers(2) else b""
+    return bytes(data)
+
+
+def with_right_checksums(data):
+    """A PNG whose checksums are right again, so that a mutation reaches what they guard."""
+    data, at = bytearray(data), 8
+    while at + 12 <= len(data) and (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
+        data[end - 4 : end] = zlib.crc32(data[at + 4 : end - 4]).to_bytes(4)
+        at = end
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", seeds())
+def test_mutations_give_pixels_or_a_bad_image(name, capfd):
+    rng = np.random.default_rng(0)
+    seed = seeds()[name]
+    counts = {"pixels": 0, "bad": 0}
+    for _ in range(400):
+        data = mutated(seed, rng)
+        if "P" in name and rng.integers(2):
+            data = with_right_checksums(data)
+        try:
+            image = decode(data, name, max_pixels=1_000_000)
+        except BadImage as bad:
+            assert "\n" not in bad.reason
+            assert len(bad.reason) < 160
+            counts["bad"] += 1
+        else:
+            assert image.ndim == 3
+            assert image.shape[2] == 3
+            assert image.dtype == np.uint8
+            counts["pixels"] += 1
+    assert min(counts.values()) > 0
+    assert capfd.readouterr() == ("", "")
+
+
+# The stored form
+
+
+def resized_then_cut(image, side, kernel):
+    h, w = image.shape[:2]
+    height, width = round(h * side / min(h, w)), round(w * side / min(h, w))
+    top, left = (height - side) // 2, (width - side) // 2
+    whole = Image.fromarray(image).resize((width, height), FILTERS[kernel])
+    return np.array(whole)[top : top + side, left : left + side]
+
+
+# The two differ by rounding only; but a sample on the very edge of the box filter's box falls to either side.
+@pytest.mark.parametrize(
+    ("kernel", "most", "mean"), [("bilinear", 1, 0.1), ("bicubic", 2, 0.1), ("lanczos", 2, 0.1), ("box", 255, 0.3)]
+)
+def test_shorter_is_resize_then_cut(photos, kernel, most, mean):
+    for path in sorted(photos.glob("*/*.jpg"))[::6]:
+        image = decode(path.read_bytes(), path.name)
+        found = difference(
+            stored_form(image, stored=256, resize="shorter", filter=kernel), resized_then_cut(image, 256, kernel)
+        )
+        assert found.max() <= most, path.name
+        assert found.mean() <= mean, path.name
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (2, 2), (1, 5000), (5000, 1), (227, 227), (224, 224), (3, 70000), (255, 999)]
+)
+@pytest.mark.parametrize("resize", ["shorter", "warp"])
+@pytest.mark.parametrize("kernel", FILTERS)
+def test_every_shape_has_a_stored_form(shape, resize, kernel):
+    start = time.perf_counter()
+    form = stored_form(np.full((*shape, 3), 77, np.uint8), stored=64, resize=resize, filter=kernel)
+    assert time.perf_counter() - start < 1
+    assert form.shape == (64, 64, 3)
+    assert form.dtype == np.uint8
+    assert (form == 77).all()
+
+
+@pytest.mark.parametrize(("shape", "top", "left"), [((8, 13), 0, 2), ((12, 8), 2, 0), ((8, 8), 0, 0), ((13, 8), 2, 0)])
+def test_a_shorter_side_of_that_length_is_only_cut(shape, top, left):
+    image = noise(*shape, 3)
+    form = stored_form(image, stored=8, resize="shorter", filter="lanczos")
+    assert np.array_equal(form, image[top : top + 8, left : left + 8])
+    assert form.flags.c_contiguous
+
+
+def test_a_strip_keeps_its_middle():
+    image = np.zeros((1, 5000, 3), np.uint8)
+    image[0, 2499:2501] = 200
+    form = stored_form(image, stored=256, resize="shorter", filter="box")
+    assert (form == 200).all()
+
+
+def test_warp_is_pillows_resize():
+    image = noise(50, 90, 3)
+    expected = np.array(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.array_equal(stored_form(image, stored=64, resize="warp", filter="bicubic"), expected)
+
+
+def test_random_resized_reads_its_box_alone():
+    image = noise(60, 80, 3)
+    found = random_resized(image, (10, 20, 30, 41), side=16, filter="bilinear")
+    expected = Image.fromarray(image).crop((20, 10, 61, 40)).resize((16, 16), Image.Resampling.BILINEAR)
+    assert np.array_equal(found, np.array(expected))
+    assert np.array_equal(random_resized(image, (3, 4, 16, 16), side=16, filter="bicubic"), image[3:19, 4:20])
+
+
+def test_raw_form():
+    image = noise(5, 5, 3)
+    assert np.array_equal(raw_form(image.tobytes(), 5, "a"), image)
+    with pytest.raises(BadImage, match="a: 74 bytes, expected 5 x 5 x 3 = 75"):
+        raw_form(image.tobytes()[1:], 5, "a")

@@ -1,0 +1,178 @@
+"""Local response normalization against a float64 loop, its own derivative, and three other programs."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alexnet.network import lrn as room
+from alexnet.network.lrn import lrn, within_map
+
+PAPER = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "divide": False, "towers": 2}
+CONVNET = PAPER | {"divide": True}
+CAFFE = CONVNET | {"k": 1.0, "towers": 1}
+TENSORFLOW = {"size": 11, "k": 1.0, "alpha": 1.0, "beta": 0.5, "divide": False, "towers": 1}
+ODD = {"size": 3, "k": 0.7, "alpha": 0.3, "beta": 0.6, "divide": True, "towers": 3}
+ALONE = {"size": 1, "k": 1.0, "alpha": 0.5, "beta": 0.75, "divide": False, "towers": 1}
+FORMS = [PAPER, CONVNET, CAFFE, TENSORFLOW, ODD, ALONE]
+WITHIN = {"size": 5, "k": 1.0, "alpha": 1e-3, "beta": 0.75}
+
+
+def far(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max())
+
+
+def images(*shape: int, std: float = 30.0, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * std
+
+
+def loop(x: np.ndarray, *, size, k, alpha, beta, divide, towers) -> np.ndarray:
+    y, run = np.empty_like(x), x.shape[1] // towers
+    for c in range(x.shape[1]):
+        tower = c // run
+        low, high = max(c - size // 2, tower * run), min(c + size // 2, tower * run + run - 1)
+        total = sum(x[:, j] ** 2 for j in range(low, high + 1))
+        y[:, c] = x[:, c] / (k + (alpha / size if divide else alpha) * total) ** beta
+    return y
+
+
+def loop_within(x: np.ndarray, *, size, k, alpha, beta) -> np.ndarray:
+    y, h = np.empty_like(x), size // 2
+    for i, j in np.ndindex(x.shape[2:]):
+        part = x[:, :, max(i - h, 0) : i + h + 1, max(j - h, 0) : j + h + 1]
+        y[:, :, i, j] = x[:, :, i, j] / (k + alpha / size**2 * (part**2).sum((2, 3))) ** beta
+    return y
+
+
+def slope(f, x: Tensor, g: Tensor) -> Tensor:
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    return torch.autograd.grad(f(x), x, g)[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_a_float64_loop(form, layout):
+    x = images(3, 12, 5, 7).to(memory_format=layout)
+    y = lrn(x, **form)
+    assert far(y, torch.from_numpy(loop(x.double().numpy(), **form))) < 1e-6
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, lrn(x.clone().requires_grad_(), **form))
+
+
+def test_within_map_equals_a_float64_loop():
+    for seed, shape in enumerate([(2, 8, 9, 6), (1, 3, 2, 2), (3, 1, 1, 7)]):
+        x = images(*shape, std=60, seed=seed)
+        assert far(within_map(x, **WITHIN), torch.from_numpy(loop_within(x.double().numpy(), **WITHIN))) < 1e-6
+
+
+@pytest.mark.parametrize("form", [*FORMS, WITHIN])
+def test_gradient(form):
+    f = lrn if "towers" in form else within_map
+    x = images(1, 6, 2, 3, std=2.0).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: f(x, **form), x)
+    x, g = images(3, 12, 5, 7), images(3, 12, 5, 7, std=1.0, seed=1)
+    exact = slope(lambda x: f(x, **form), x.double(), g.double())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert far(slope(lambda x: f(x, **form), x.to(memory_format=layout), g), exact) < 1e-6
+
+
+@pytest.mark.parametrize("form", [PAPER, TENSORFLOW, WITHIN])
+def test_bfloat16_sums_in_float32(form):
+    f = lrn if "towers" in form else within_map
+    x, g = images(2, 12, 5, 7).bfloat16(), images(2, 12, 5, 7, std=1.0, seed=1).bfloat16()
+    y = f(x, **form)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, f(x.float(), **form).bfloat16())
+    dx = slope(lambda x: f(x, **form), x, g)
+    assert dx.dtype == torch.bfloat16
+    assert torch.equal(dx, slope(lambda x: f(x, **form), x.float(), g.float()).bfloat16())
+
+
+@pytest.mark.parametrize("block", [1, 700, 1 << 17])
+def test_blocks_change_nothing(monkeypatch, block):
+    x, g = images(5, 12, 6, 5), images(5, 12, 6, 5, seed=1)
+    whole = [lrn(x, **PAPER), slope(lambda x: lrn(x, **PAPER), x, g), slope(lambda x: within_map(x, **WITHIN), x, g)]
+    monkeypatch.setattr(room, "BLOCK_VALUES", block)
+    parts = [lrn(x, **PAPER), slope(lambda x: lrn(x, **PAPER), x, g), slope(lambda x: within_map(x, **WITHIN), x, g)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def test_torchs_own_with_its_divided_alpha():
+    x, g = images(2, 96, 7, 7), images(2, 96, 7, 7, seed=1)
+    for form, alpha in ((CAFFE, 1e-4), (PAPER | {"towers": 1}, 5e-4), (TENSORFLOW, 11.0)):
+        n, k, beta = form["size"], form["k"], form["beta"]
+
+        def theirs(x, n=n, alpha=alpha, beta=beta, k=k):
+            return F.local_response_norm(x, n, alpha=alpha, beta=beta, k=k)
+
+        assert far(lrn(x, **form), theirs(x)) < 1e-6
+        assert far(slope(lambda x, form=form: lrn(x, **form), x, g), slope(theirs, x, g)) < 1e-5
+
+
+def test_a_tower_ends_where_it_ends():
+    x = images(2, 96, 5, 5)
+    apart, across = lrn(x, **PAPER), lrn(x, **(PAPER | {"towers": 1}))
+    assert torch.equal(apart[:, :48], lrn(x[:, :48], **(PAPER | {"towers": 1})))
+    changed = (apart != across).any(0).flatten(1).any(1).nonzero().flatten()
+    assert changed.tolist() == [46, 47, 48, 49]
+
+
+def test_onnxruntime():
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("LRN", ["x"], ["y"], size=5, alpha=1e-4, beta=0.75, bias=2.0)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 16, 5, 5]) for name in "xy"]
+    graph = helper.make_model(helper.make_graph([node], "lrn", ends[:1], ends[1:]), ir_version=9)
+    graph.opset_import[0].version = 13
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = images(2, 16, 5, 5, std=100.0)
+    (y,) = session.run(None, {"x": x.numpy()})
+    assert far(lrn(x, **(CONVNET | {"towers": 1})), torch.from_numpy(y)) < 1e-6
+
+
+@pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
+def test_caffe_as_opencv_reads_it(region):
+    import cv2
+
+    # OpenCV ignores k: it always computes with Caffe's default of 1.
+    alpha = 1e-4 if region == "ACROSS_CHANNELS" else 1e-3
+    text = f"""
+        name: "lrn" input: "data" input_dim: 2 input_dim: 16 input_dim: 9 input_dim: 9
+        layer {{ name: "norm1" type: "LRN" bottom: "data" top: "norm1"
+                lrn_param {{ local_size: 5 alpha: {alpha} beta: 0.75 norm_region: {region} }} }}"""
+    net = cv2.dnn.readNetFromCaffe(bytearray(text.encode()))
+    x = images(2, 16, 9, 9, std=100.0)
+    net.setInput(x.numpy())
+    y = torch.from_numpy(net.forward())
+    ours = lrn(x, **CAFFE) if region == "ACROSS_CHANNELS" else within_map(x, **WITHIN)
+    assert far(ours, y) < 1e-6
+
+
+def test_the_compilers_form_is_the_same(monkeypatch):
+    x, g = images(2, 12, 6, 5), images(2, 12, 6, 5, seed=1)
+    for f, forms in ((lrn, FORMS), (within_map, [WITHIN])):
+        for form in forms:
+            ours, dx = f(x, **form), slope(lambda x, f=f, form=form: f(x, **form), x, g)
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.compiler, "is_compiling", lambda: True)
+                assert far(ours, f(x, **form)) < 1e-6
+                assert far(dx, slope(lambda x, f=f, form=form: f(x, **form), x, g)) < 1e-5
+
+
+def test_refusals():
+    x = images(1, 6, 3, 3)
+    with pytest.raises(ValueError, match="odd"):
+        lrn(x, **(PAPER | {"size": 4}))
+    with pytest.raises(ValueError, match="odd"):
+        within_map(x, **(WITHIN | {"size": 2}))
+    with pytest.raises(ValueError, match="towers"):
+        lrn(x, **(PAPER | {"towers": 4}))
+    with pytest.raises(ValueError, match="more than 0"):
+        lrn(x, **(PAPER | {"k": 0.0}))
+    with pytest.raises(ValueError, match="B, C, H, W"):
+        lrn(x[0], **PAPER)
+    y = lrn(x.requires_grad_(), **PAPER)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)

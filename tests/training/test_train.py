@@ -1,0 +1,273 @@
+import hashlib
+import io
+import itertools
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from alexnet import stop
+from alexnet.errors import BadImage, NumbersError, Stopped, UsageError
+from alexnet.network.build import build
+from alexnet.training import loop, start
+from alexnet.training.start import Asked
+from tests.pictures import write_folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("pictures"), classes=3, each=24)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def asked(pictures: Path, run: Path, **options) -> Asked:
+    base = Asked(data=str(pictures), run=str(run), variant="tiny", batch_size=12, epochs=3, workers=2, precision="fp32")
+    return replace(base, **options)
+
+
+def digest(run: Path) -> dict[str, str]:
+    last = run / "checkpoints" / (run / "last").read_text().strip()
+    paths = [last / "model.safetensors", last / "optimizer.safetensors", run / "kernels.npy"]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def lines(run: Path) -> list[dict]:
+    timed = ("images_per_second", "seconds_waiting", "seconds_augment")
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in found]
+
+
+def test_a_run_folder_holds_what_it_promises(pictures, tmp_path):
+    run = tmp_path / "run"
+    result = start.train(asked(pictures, run), quiet())
+    assert result["stopped"] == "done" and result["last"]["step"] == 12
+    for name in ("recipe", "classes", "data", "preprocess", "environment"):
+        json.loads((run / f"{name}.json").read_text())
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert recipe["batch_size"] == {"value": 12, "origin": "--batch-size"}
+    assert recipe["momentum"]["origin"] == "recipe fast"
+    assert np.load(run / "kernels.npy", allow_pickle=False).shape[0] == 3
+    assert {line["split"] for line in lines(run)} == {"train", "val", "layers"}
+    assert not list(run.rglob("*.pt")) and not list(run.rglob("*.pkl"))
+    assert len(list((run / "checkpoints").iterdir())) <= 3
+
+
+def test_two_identical_commands_give_identical_bytes(pictures, tmp_path):
+    for name in "ab":
+        start.train(asked(pictures, tmp_path / name), quiet())
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    other = start.train(asked(pictures, tmp_path / "c", seed=1), quiet())
+    assert other["stopped"] == "done" and digest(tmp_path / "c") != digest(tmp_path / "a")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_the_number_of_threads_changes_nothing(pictures, tmp_path, workers):
+    start.train(asked(pictures, tmp_path / "a", workers=2, epochs=1), quiet())
+    start.train(asked(pictures, tmp_path / "b", workers=workers, epochs=1), quiet())
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize("recipe", ["fast", "paper", "article", "torchvision"])
+def test_stopped_and_resumed_equals_unbroken(pictures, tmp_path, monkeypatch, recipe):
+    wanted = {"recipe": recipe, "save_every": 3}
+    start.train(asked(pictures, tmp_path / "whole", **wanted), quiet())
+    ordinary = loop.step
+    stops = iter([2, 5, 9])  # mid-epoch, at an edge's eve, in the last epoch
+    at = next(stops)
+
+    def stopping(job, *args, number, **kwargs):
+        if number == at:
+            signal.raise_signal(signal.SIGTERM)
+        return ordinary(job, *args, number=number, **kwargs)
+
+    monkeypatch.setattr(loop, "step", stopping)
+    for following in (5, 9, None):
+        with pytest.raises(Stopped):
+            start.train(asked(pictures, tmp_path / "broken", **wanted), quiet())
+        at = following
+    result = start.train(asked(pictures, tmp_path / "broken", **wanted), quiet())
+    assert result["stopped"] == "done"
+    assert digest(tmp_path / "whole") == digest(tmp_path / "broken")
+    assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+
+
+def test_stopped_in_the_validation_resumes_with_it(pictures, tmp_path, monkeypatch):
+    start.train(asked(pictures, tmp_path / "whole"), quiet())
+    ordinary = loop.answer
+
+    def stopping(*args, **kwargs):
+        monkeypatch.setattr(loop, "answer", ordinary)
+        signal.raise_signal(signal.SIGTERM)
+        return ordinary(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "answer", stopping)
+    with pytest.raises(Stopped, match="validation"):
+        start.train(asked(pictures, tmp_path / "broken"), quiet())
+    start.train(asked(pictures, tmp_path / "broken"), quiet())
+    assert digest(tmp_path / "whole") == digest(tmp_path / "broken")
+    assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+
+
+def test_parts_of_a_batch_are_the_batch(pictures, tmp_path):
+    for name, parts in (("one", 1), ("three", 3)):
+        start.train(asked(pictures, tmp_path / name, epochs=1, accumulate=parts), quiet())
+    last = "checkpoints/step-00000004/model.safetensors"
+    one, three = load_file(tmp_path / "one" / last), load_file(tmp_path / "three" / last)
+    for name, value in one.items():
+        assert (value - three[name]).abs().max() <= 1e-4 * value.abs().max(), name
+
+
+def test_a_finished_run_answers_and_can_be_extended(pictures, tmp_path):
+    run = tmp_path / "run"
+    first = start.train(asked(pictures, run, epochs=1, recipe="paper"), quiet())
+    before = digest(run)
+    assert start.train(asked(pictures, run, epochs=1, recipe="paper"), quiet())["last"] == first["last"]
+    assert digest(run) == before
+    more = start.train(asked(pictures, run, epochs=2, recipe="paper"), quiet())
+    assert more["last"]["step"] == 2 * first["last"]["step"]
+
+
+def test_other_settings_or_pictures_are_refused(pictures, tmp_path):
+    run = tmp_path / "run"
+    start.train(asked(pictures, run, epochs=1), quiet())
+    with pytest.raises(UsageError, match="lr: 0.02 there, 0.5 asked"):
+        start.train(asked(pictures, run, epochs=1, lr=0.5), quiet())
+    other = write_folder(tmp_path / "other", classes=3, each=20)
+    with pytest.raises(UsageError, match="held-out|other pictures|gone"):
+        try:
+            start.train(asked(other, run, epochs=1), quiet())
+        except Exception as reason:
+            raise UsageError(str(reason)) from reason
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(pictures, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(NumbersError, match="step"):
+        start.train(asked(pictures, run, lr=1e9), quiet())
+    for path in run.rglob("model.safetensors"):
+        assert all(torch.isfinite(value).all() for value in load_file(path).values())
+
+
+def test_a_loss_at_chance_is_reported(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "STUCK_AFTER", 10)
+    console = quiet()
+    start.train(asked(pictures, tmp_path / "run", lr=1e-9, epochs=6, max_steps=20, recipe="paper"), console)
+    said = console.file.getvalue()
+    assert "still at chance" in said and said.count("still at chance") == 1
+
+
+def test_bad_images(pictures, tmp_path):
+    folder = write_folder(tmp_path / "data", classes=2, each=12)
+    bad = folder / "class0" / "003.jpg"
+    bad.write_bytes(bad.read_bytes()[:400])
+    with pytest.raises(BadImage, match="003.jpg"):
+        start.train(asked(folder, tmp_path / "a", epochs=1), quiet())
+    start.train(asked(folder, tmp_path / "b", epochs=2, bad_images="skip"), quiet())
+    listed = [json.loads(line) for line in (tmp_path / "b" / "bad_images.jsonl").read_text().splitlines()]
+    assert len(listed) == 1 and listed[0]["path"].endswith("003.jpg")
+
+
+def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
+    run, ticks = tmp_path / "run", itertools.count()
+    # a clock on which each thing measured takes a second: steps, the validation of its 15 pictures, a save
+    monkeypatch.setattr(start, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    result = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
+    steps = json.loads((run / "recipe.json").read_text())["steps"]
+    # 3 % kept back, the last validation and save; a step costs 1 s and a fourth of a validation and a save
+    by_hand = int((20.0 * 0.97 - 1 - 1) / (1 + 2 / 4))
+    assert steps == {"value": by_hand, "origin": "--max-time"} and result["last"]["step"] == by_hand
+    again = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
+    assert again["last"] == result["last"]
+
+
+def test_the_warm_up_leaves_the_job_as_it_was(pictures, tmp_path):
+    job, _, _ = start.prepare(asked(pictures, tmp_path / "run"), quiet())
+    job.run.create()
+    start.colours(job, quiet())
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    assert start.measured_steps(job, 3600.0, quiet()) >= 1
+    assert all(torch.equal(before[name], value) for name, value in job.model.state_dict().items())
+    assert not job.rule.state and not list(job.run.folder.iterdir())
+
+
+def test_a_dry_run_leaves_nothing(pictures, tmp_path):
+    run = tmp_path / "run"
+    estimate = start.train(asked(pictures, run), quiet(), dry=True)
+    assert not run.exists() and estimate["steps"] == 12 and estimate["seconds"] > 0
+
+
+def test_freeze_and_finetune(pictures, tmp_path):
+    start.train(asked(pictures, tmp_path / "base", epochs=1), quiet())
+    other = write_folder(tmp_path / "other", classes=2, each=12, seed=5)
+    tuned = asked(other, tmp_path / "tuned", recipe="finetune", variant=None, weights=str(tmp_path / "base"), epochs=1,
+                  set=("freeze=conv1,conv2",))  # fmt: skip
+    start.train(tuned, quiet())
+    base = load_file(next((tmp_path / "base" / "checkpoints").iterdir()) / "model.safetensors")
+    new = load_file(next((tmp_path / "tuned" / "checkpoints").iterdir()) / "model.safetensors")
+    assert new["fc8.weight"].shape[0] == 2
+    assert torch.equal(base["conv1.weight"], new["conv1.weight"]) and torch.equal(base["conv2.bias"], new["conv2.bias"])
+    assert not torch.equal(base["conv3.weight"], new["conv3.weight"])
+    with pytest.raises(UsageError, match="freeze=conv9"):
+        start.train(replace(tuned, run=str(tmp_path / "x"), set=("freeze=conv9",)), quiet())
+
+
+def test_few_pictures_and_imbalance_are_said(tmp_path):
+    folder = write_folder(tmp_path / "data", classes=2, each=8)
+    for i in range(20):
+        (folder / "class1" / f"more{i}.png").write_bytes((folder / "class1" / "000.png").read_bytes())
+    console = quiet()
+    start.train(asked(folder, tmp_path / "run", epochs=1), console, dry=True)
+    assert "--recipe finetune" in console.file.getvalue() and "--balance" in console.file.getvalue()
+
+
+def test_balance_makes_epochs_even(tmp_path, pictures):
+    folder = write_folder(tmp_path / "data", classes=2, each=10)
+    for name in ("000.png", "001.jpg", "002.png", "003.jpg", "004.png"):
+        (folder / "class0" / name).unlink()
+    job, _, _ = start.prepare(asked(folder, tmp_path / "run", balance=True), quiet())
+    assert np.ptp(np.bincount(job.train.label[job.table])) == 0
+
+
+def test_the_articles_printed_loss():
+    logits = torch.randn(7, 1000, dtype=torch.float64)
+    labels = torch.arange(7)
+    printed = loop.loss_of(start.recipe("article-printed"), logits, labels)
+    y = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True)
+    twice = np.exp(y) / np.exp(y).sum(1, keepdims=True)
+    onehot = np.eye(1000)[labels.numpy()]
+    assert float(printed) == pytest.approx(float(np.mean(-np.sum(onehot * np.log(twice)))), rel=1e-12)
+    uniform = loop.loss_of(start.recipe("article-printed"), torch.zeros(1, 1000, dtype=torch.float64), labels[:1])
+    assert float(uniform) == pytest.approx(6.907755, abs=1e-6)  # ln 1000
+
+
+def test_he_values_replace_the_variants():
+    table = start.he(start.variant("tiny"))
+    net = build(table, classes=10, seed=0)
+    weight = net.get_parameter("fc6.weight").detach()
+    assert float(weight.std()) == pytest.approx((2 / weight.shape[1]) ** 0.5, rel=0.05)
+    assert float(net.get_parameter("conv2.bias").detach().abs().max()) == 0.0
+
+
+def test_stop_flag_is_reset():
+    with stop.watch():
+        assert not stop.requested()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested()
+    with stop.watch():
+        assert not stop.requested()
