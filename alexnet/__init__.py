@@ -1,9 +1,9 @@
 """AlexNet as published: every variant exact, trained, judged and used.
 
-    alexnet.build("paper")                      a variant's network with its own initial values
-    alexnet.train("flowers", recipe="fast")     a run folder
-    alexnet.evaluate("runs/x")                  its score
-    alexnet.load("runs/x").predict("cat.jpg")   named probabilities
+alexnet.build("paper")                      a variant's network with its own initial values
+alexnet.train("flowers", recipe="fast")     a run folder
+alexnet.evaluate("runs/x")                  its score
+alexnet.load("runs/x").predict("cat.jpg")   named probabilities
 """
 
 from pathlib import Path

@@ -84,7 +84,9 @@ def main() -> None:
                 shares.append(100 * np.mean(hits))
                 rows.append({"who": who, "seed": seed, "views": views, "top1": round(shares[-1], 2),
                              "interval": [round(100 * low, 1), round(100 * high, 1)], "count": len(hits)})  # fmt: skip
-                print(f"{who:24} seed {seed}  {views:2} views  {shares[-1]:6.2f} %  [{100 * low:.1f}, {100 * high:.1f}]")
+                print(
+                    f"{who:24} seed {seed}  {views:2} views  {shares[-1]:6.2f} %  [{100 * low:.1f}, {100 * high:.1f}]"
+                )
             means[who, views] = float(np.mean(shares))
             print(f"{who:24} mean    {views:2} views  {means[who, views]:6.2f} %")
     for views in (1, 10):
@@ -93,7 +95,9 @@ def main() -> None:
             only_here = sum(here[k] and not there[Path(k).as_posix()] for k in here)
             only_there = sum(there[Path(k).as_posix()] and not here[k] for k in here)
             test = binomtest(only_here, only_here + only_there).pvalue  # McNemar, exact
-            print(f"seed {seed}, {views:2} views: right only in ours {only_here}, only in theirs {only_there}, p = {test:.2g}")
+            print(
+                f"seed {seed}, {views:2} views: right only in ours {only_here}, only in theirs {only_there}, p = {test:.2g}"
+            )
     for views in (1, 10):
         ahead = means["alexnet fast", views] - means[f"torchvision, lr {best:g}", views]
         print(f"{views:2} views: ours ahead by {ahead:.2f} points on the mean of {len(a.seeds)} seeds")

@@ -44,9 +44,7 @@ def stats(
 
     chosen = variant_named(variant)
     found = open_data(data, val_fraction=val_fraction, seed=seed)
-    measured = measure(
-        found.train, preprocess_of(chosen), threads=workers, cache=cache_folder(), bad_images="skip"
-    )
+    measured = measure(found.train, preprocess_of(chosen), threads=workers, cache=cache_folder(), bad_images="skip")
     counts = found.train.counts()
     held = found.val.counts() if found.val is not None else np.zeros_like(counts)
     heights, widths = measured.sizes.T

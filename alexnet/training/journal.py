@@ -88,7 +88,9 @@ class Journal:
                 self.bad.add(line)
                 with self.bad_path.open("a") as stream:
                     stream.write(line + "\n")
-                self.console.print(f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}", markup=False)
+                self.console.print(
+                    f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}", markup=False
+                )
             return
         self.metrics.write((json.dumps(record, allow_nan=False) + "\n").encode())
         self.metrics.flush()

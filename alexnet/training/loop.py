@@ -319,7 +319,9 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
             if state.drops < job.recipe.lr_drops:
                 state.drops += 1
                 state.waited = 0
-                yield {"say": f"validation stopped improving: the rate is divided ({state.drops} of {job.recipe.lr_drops})"}
+                yield {
+                    "say": f"validation stopped improving: the rate is divided ({state.drops} of {job.recipe.lr_drops})"
+                }
         yield record
     else:
         better = True

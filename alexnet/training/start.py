@@ -232,7 +232,9 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     if chosen.scale is not None:
         preprocess = replace(preprocess, scale=chosen.scale)
     if data.train.raw not in (0, stored) or (data.train.raw and chosen.crop == "original"):
-        raise DataError(f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them")
+        raise DataError(
+            f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them"
+        )
 
     values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
     for key in ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers", "save_every", "weights"):
@@ -241,7 +243,9 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         values[key] = {"value": value, "origin": given_by}
     values["precision"] = {"value": precision, "origin": f"--precision {asked.precision}"}
     values["max_time"] = {"value": asked.max_time, "origin": "--max-time" if asked.max_time else "default"}
-    values = {k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()}
+    values = {
+        k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()
+    }
 
     job = Job(
         run=run,
@@ -320,7 +324,9 @@ def measured_steps(job: Job, seconds: float, console: Console) -> int:
     normalise = loop.Normalise(job.preprocess, job.mean, job.device)
     augment, (prepare_image, side) = loop.augment_of(job.recipe), loop.preparer(job)
     count = min(WARM_STEPS + MEASURED_STEPS, job.epoch_steps)
-    made = batches(job.train, loop.order(job, 0, count), prepare_image, side=side, threads=job.threads, bad_images="skip")
+    made = batches(
+        job.train, loop.order(job, 0, count), prepare_image, side=side, threads=job.threads, bad_images="skip"
+    )
     took: list[float] = []
     for number in range(count):
         begin = time.monotonic()

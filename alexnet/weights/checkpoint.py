@@ -80,9 +80,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> str:
         save_file(_cpu(checkpoint.model), new / "model.safetensors")
         save_file(_cpu(checkpoint.optimizer), new / "optimizer.safetensors")
         (new / "state.json").write_text(json.dumps({"schema": SCHEMA, **checkpoint.state}, indent=1, allow_nan=False))
-        manifest = {
-            part: {"bytes": (new / part).stat().st_size, "sha256": files.sha256(new / part)} for part in PARTS
-        }
+        manifest = {part: {"bytes": (new / part).stat().st_size, "sha256": files.sha256(new / part)} for part in PARTS}
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return name
 

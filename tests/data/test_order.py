@@ -75,7 +75,9 @@ def test_the_statistics_reject_a_poor_order():
     size = 37
     rolled = np.stack([np.roll(np.arange(size), key % size) for key in range(KEYS)])  # each position fair, pairs not
     assert p_value(neighbours(rolled), np.ones(size - 1)) < SIGNIFICANT
-    half = np.stack([np.concatenate([np.random.default_rng(k).permutation(18), 18 + np.arange(19)]) for k in range(KEYS)])
+    half = np.stack(
+        [np.concatenate([np.random.default_rng(k).permutation(18), 18 + np.arange(19)]) for k in range(KEYS)]
+    )
     assert p_value(position_counts(half).ravel(), np.ones(size * size)) < SIGNIFICANT
 
 
