@@ -39,18 +39,18 @@ def predict(run: str | Path, picture: str | Path, k: int = 5) -> "list[Predictio
 
 
 def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str, Any]:
-    """Trains on `data`, or goes on; the options are those of `training.start.Asked`. Returns what `train --json` prints.
+    """Trains on `data`, or goes on; returns the document of `train --json`.
 
-    Only the fields of `Asked` are accepted; anything else is a TypeError.
+    The options are the fields of `training.start.Asked`; anything else is a TypeError.
     """
-    import os
+    import io
 
     from rich.console import Console
 
     from .training import start
 
-    with open(os.devnull, "w") as nowhere:
-        return start.train(start.Asked(data=str(data), **options), Console(file=nowhere) if quiet else Console())
+    console = Console(file=io.StringIO()) if quiet else Console()
+    return start.train(start.Asked(data=str(data), **options), console)
 
 
 def evaluate(run: str | Path, data: str | Path | None = None, *, views: int = 1) -> dict[str, Any]:

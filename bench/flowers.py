@@ -96,7 +96,7 @@ def main() -> None:
             only_there = sum(there[Path(k).as_posix()] and not here[k] for k in here)
             test = binomtest(only_here, only_here + only_there).pvalue  # McNemar, exact
             print(
-                f"seed {seed}, {views:2} views: right only in ours {only_here}, only in theirs {only_there}, p = {test:.2g}"
+                f"seed {seed}, {views:2} views: only ours right {only_here}, only theirs {only_there}, p = {test:.2g}"
             )
     for views in (1, 10):
         ahead = means["alexnet fast", views] - means[f"torchvision, lr {best:g}", views]

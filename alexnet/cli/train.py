@@ -43,7 +43,7 @@ def train(
     bad_images: Literal["error", "skip"] = "error",
     save_every: int = 1000,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
-    set: Annotated[list[str] | None, Parameter(negative="")] = None,  # noqa: A002
+    set: Annotated[list[str] | None, Parameter(negative="")] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train on pictures, or go on: the same command continues its run.

@@ -113,7 +113,7 @@ def stored_form(
     *,
     stored: int,
     resize: Resize,
-    filter: Filter,  # noqa: A002 - the record's name for it
+    filter: Filter,
 ) -> NDArray[np.uint8]:
     """The stored form of a picture: uint8 (h, w, 3) -> uint8 (S, S, 3), S = `stored`, resized with antialiasing.
 
@@ -138,7 +138,7 @@ def random_resized(
     box: tuple[int, int, int, int],
     *,
     side: int,
-    filter: Filter,  # noqa: A002 - the record's name for it
+    filter: Filter,
 ) -> NDArray[np.uint8]:
     """The box (top, left, height, width) of a picture uint8 (h, w, 3), resized with antialiasing: (side, side, 3).
 

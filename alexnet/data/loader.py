@@ -1,9 +1,11 @@
 """Samples in order -> uint8 batches, prepared by threads: decoders release the interpreter's lock."""
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -33,7 +35,10 @@ class Places:
 
 @dataclass
 class Batch:
-    """images uint8 (B, S, S, 3), labels int64 (B,), the rows (B,) and positions (B,) they come from; what was bad."""
+    """images uint8 (B, S, S, 3), labels int64 (B,), the rows (B,) and positions (B,) they come from; what was bad.
+
+    `seconds_decode` is the time its threads took, added up.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -41,6 +46,11 @@ class Batch:
     n: NDArray[np.int64]
     epoch: int
     bad: list[tuple[int, BadImage]]
+    seconds_decode: float
+
+
+# the bad images of a part of a batch, by their place in it, and the seconds the part took
+Filled = tuple[list[tuple[int, BadImage]], float]
 
 
 def pixels(samples: Samples, row: int, preprocess: Preprocess) -> Image:
@@ -82,7 +92,7 @@ def batches(
     bad_images: BadImages = "error",
     pinned: bool = False,
     ahead: int = 3,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
     `side` is that of what `prepare` returns; `threads=0` prepares in the calling thread; up to `ahead` batches are
@@ -90,8 +100,8 @@ def batches(
     out of its batch and named in `bad`.
     """
 
-    def fill(place: Places, images: Image, part: slice) -> list[tuple[int, BadImage]]:
-        bad = []
+    def fill(place: Places, images: Image, part: slice) -> Filled:
+        bad, begin = [], time.monotonic()
         for i in range(*part.indices(len(place.rows))):
             try:
                 images[i] = prepare(int(place.rows[i]), int(place.n[i]), place.epoch)
@@ -99,27 +109,28 @@ def batches(
                 if bad_images == "error":
                     raise
                 bad.append((i, reason))
-        return bad
+        return bad, time.monotonic() - begin
 
     def empty(place: Places) -> torch.Tensor:
         return torch.empty((len(place.rows), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
 
-    def finish(place: Places, images: torch.Tensor, bad: list[tuple[int, BadImage]]) -> Batch:
+    def finish(place: Places, images: torch.Tensor, parts: list[Filled]) -> Batch:
+        bad = [item for part, _ in parts for item in part]
         good = np.ones(len(place.rows), bool)
         good[[i for i, _ in bad]] = False
         named = [(int(place.rows[i]), reason) for i, reason in bad]
         if named:
             images = images[torch.from_numpy(good)]
         labels = torch.from_numpy(samples.label[place.rows[good]].astype(np.int64))
-        return Batch(images, labels, place.rows[good], place.n[good], place.epoch, named)
+        return Batch(images, labels, place.rows[good], place.n[good], place.epoch, named, sum(s for _, s in parts))
 
     if threads == 0:
         for place in places:
             images = empty(place)
-            yield finish(place, images, fill(place, images.numpy(), slice(None)))
+            yield finish(place, images, [fill(place, images.numpy(), slice(None))])
         return
 
-    waiting: deque[tuple[Places, torch.Tensor, list[Future[list[tuple[int, BadImage]]]]]] = deque()
+    waiting: deque[tuple[Places, torch.Tensor, list[Future[Filled]]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         source = iter(places)
@@ -132,13 +143,12 @@ def batches(
                     break
                 images = empty(place)
                 bounds = np.linspace(0, len(place.rows), 2 * threads + 1).astype(int)
-                parts = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+                parts = [slice(a, b) for a, b in pairwise(bounds) if b > a]
                 array = images.numpy()
                 waiting.append((place, images, [pool.submit(fill, place, array, part) for part in parts]))
             if not waiting:
                 return
             place, images, futures = waiting.popleft()
-            bad = [item for future in futures for item in future.result()]
-            yield finish(place, images, bad)
+            yield finish(place, images, [future.result() for future in futures])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

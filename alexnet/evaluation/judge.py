@@ -72,7 +72,7 @@ def judge(
     for where in runs:
         loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes)
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
-        loaded.model.to(device or torch.device("cpu"), memory_format=torch.channels_last)
+        loaded.model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
         answers = answer(
             loaded.model,
             samples,

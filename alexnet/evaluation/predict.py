@@ -33,7 +33,7 @@ class Predictor:
 
     def __init__(self, loaded: Loaded, *, device: torch.device | None = None, precision: str = "fp32") -> None:
         self.device = device or torch.device("cpu")
-        self.model = loaded.model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = loaded.model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.preprocess = loaded.preprocess
         self.classes = loaded.classes
         self.precision = precision

@@ -154,7 +154,7 @@ def answer(
 def average(answers: Sequence[Answers]) -> Answers:
     """Several networks' answers to the same samples as one: probabilities averaged, as the paper's ensembles."""
     first = answers[0]
-    mean = np.mean([a.probabilities for a in answers], axis=0, dtype=np.float64).astype(np.float32)
+    mean = np.stack([a.probabilities for a in answers]).mean(0, dtype=np.float64).astype(np.float32)
     return Answers(mean, first.labels, first.keys, first.bad, first.views)
 
 

@@ -8,7 +8,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,7 +28,7 @@ class Journal:
         self.metrics = run.metrics.open("ab")
         bad = run.folder / "bad_images.jsonl"
         self.bad_path = bad
-        self.bad = {line for line in bad.read_text().splitlines()} if bad.exists() else set()
+        self.bad = set(bad.read_text().splitlines()) if bad.exists() else set()
         # TensorBoard speaks through the root logger and warns about its own dependencies; neither is the user's
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,9 +57,9 @@ class Journal:
 
     def graph(self, model: AlexNet) -> None:
         """Draws the network in TensorBoard from its rows, a node a layer with its output's shape."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.graph_pb2 import GraphDef
-        from tensorboard.compat.proto.versions_pb2 import VersionDef
+        from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+        from tensorboard.compat.proto.graph_pb2 import GraphDef  # pyrefly: ignore[missing-module-attribute]
+        from tensorboard.compat.proto.versions_pb2 import VersionDef  # pyrefly: ignore[missing-module-attribute]
 
         graph = GraphDef(versions=VersionDef(producer=22))
         graph.node.add(name="images", op="Placeholder")
@@ -71,7 +70,8 @@ class Journal:
             for size in (-1, *layer.out):
                 shape.dim.add(size=size)
             before = layer.name
-        self.board._get_file_writer().add_event(Event(graph_def=graph.SerializeToString()))
+        assert self.board.file_writer is not None
+        self.board.file_writer.add_event(Event(graph_def=graph.SerializeToString()))
 
     def kernels(self, model: AlexNet) -> None:
         """conv1's kernels as one image in TensorBoard."""
@@ -115,15 +115,13 @@ class Journal:
 
     def line(self, record: Record) -> str:
         """The record as one line for a person."""
-        head = f"step {record['step']}/{self.steps}  epoch {record['epoch']:.2f}  {record['split']} loss {record['loss']:.3f}"
-        line = f"{head}  top-1 {100 * record['top1']:.1f} %"
+        head = f"step {record['step']}/{self.steps}  epoch {record['epoch']:.2f}"
+        line = f"{head}  {record['split']} loss {record['loss']:.3f}  top-1 {100 * record['top1']:.1f} %"
         if record["split"] == "val":
             return f"{line}  top-5 {100 * record['top5']:.1f} %  ({record['count']} images)"
+        waiting = 100 * record["seconds_waiting"] / max(record["seconds"], 1e-9)
         speed = record["images_per_second"]
-        seconds = max(1e-9, record["seconds_waiting"])
-        spent = record.get("seconds_step", 0.0)
-        share = f"  waiting {100 * seconds / spent:.0f} %" if spent else ""
-        return f"{line}  lr {record['lr']:.2g}  {speed:.1f} images/s{share}"
+        return f"{line}  lr {record['lr']:.2g}  {speed:.1f} images/s  waiting for data {waiting:.0f} %"
 
 
 def kernel_sheet(model: AlexNet) -> np.ndarray:

@@ -190,7 +190,7 @@ def run(job: Job) -> Iterator[Record]:
         pinned=job.device.type == "cuda",
     )
     resumed_seconds, begin = state.seconds, time.monotonic()
-    line_begin, waiting, augmenting, line_images = begin, 0.0, 0.0, 0
+    line_begin, waiting, decoding, augmenting, line_images = begin, 0.0, 0.0, 0.0, 0
     saved_at = state.step
 
     def clock() -> None:
@@ -201,7 +201,7 @@ def run(job: Job) -> Iterator[Record]:
             if state.validation_due:
                 yield from validate(job, clock)
                 saved_at = state.step
-                line_begin, waiting, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0
+                line_begin, waiting, decoding, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0.0, 0
             if state.step >= job.steps:
                 return
             asked = time.monotonic()
@@ -214,6 +214,7 @@ def run(job: Job) -> Iterator[Record]:
             images = views_of(job, batch, normalise, augment)
             labels = batch.labels.to(job.device, non_blocking=True)
             waiting, augmenting = waiting + got - asked, augmenting + time.monotonic() - got
+            decoding += batch.seconds_decode
             look = number % LAYERS_EVERY == 0
             before = {n: p.detach().clone() for n, p in job.model.named_parameters()} if look else {}
             if len(labels):
@@ -245,14 +246,16 @@ def run(job: Job) -> Iterator[Record]:
                         "top1": state.correct / state.seen,
                         "lr": lr,
                         "images_per_second": line_images / passed,
+                        "seconds": passed,
                         "seconds_waiting": waiting,
+                        "seconds_decode": decoding,
                         "seconds_augment": augmenting,
                     }
                     state.last_training = record
                     yield record
                     yield from stuck(job)
                 state.loss_sum, state.correct, state.seen = 0.0, 0, 0
-                line_begin, waiting, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0
+                line_begin, waiting, decoding, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0.0, 0
             whole_epochs = job.recipe.validate_epochs * job.epoch_steps
             state.validation_due = state.step % whole_epochs == 0 or state.step == job.steps
             if state.step % job.epoch_steps == 0:
@@ -315,13 +318,14 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         if better:
             state.best = dict(state.last)
             write_predictions(job.run.folder / "predictions" / "val.parquet", answers)
-        elif job.recipe.schedule == "plateau" and state.waited > job.recipe.patience:
-            if state.drops < job.recipe.lr_drops:
-                state.drops += 1
-                state.waited = 0
-                yield {
-                    "say": f"validation stopped improving: the rate is divided ({state.drops} of {job.recipe.lr_drops})"
-                }
+        elif (
+            job.recipe.schedule == "plateau"
+            and state.waited > job.recipe.patience
+            and state.drops < job.recipe.lr_drops
+        ):
+            state.drops += 1
+            state.waited = 0
+            yield {"say": f"validation stopped improving: the rate is divided ({state.drops} of {job.recipe.lr_drops})"}
         yield record
     else:
         better = True
@@ -400,8 +404,9 @@ def stuck(job: Job) -> Iterator[Record]:
         state.stuck_said = True
         yield {
             "say": f"step {state.step}: the loss is {record['loss']:.3f}, still at chance (ln {job.model.classes} = "
-            f"{chance:.3f}). Likely: labels that do not go with the pictures, a rate too low or too high (lr {record['lr']:g}), "
-            f"or initial values of std 0.01 that need more steps on a small set (recipe fast uses He's)."
+            f"{chance:.3f}). Likely: labels that do not go with the pictures, a rate too low or too high "
+            f"(lr {record['lr']:g}), or initial values of std 0.01 that need more steps on a small set (recipe fast "
+            f"uses He's)."
         }
 
 

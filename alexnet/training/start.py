@@ -97,7 +97,7 @@ def resolve(asked: Asked) -> tuple[Recipe, dict[str, str]]:
     """The recipe with all that was asked set, and the origin of each of its values."""
     base = recipe(asked.recipe)
     values: dict[str, Any] = {}
-    origin = {name: f"recipe {base.name}" for name in asdict(base)}
+    origin = dict.fromkeys(asdict(base), f"recipe {base.name}")
     for name in ("variant", "epochs", "batch_size", "lr", "dropout"):
         value = getattr(asked, name)
         if value is not None:
@@ -142,12 +142,12 @@ def network(chosen: Recipe, classes: int, *, seed: int, given: Loaded | None) ->
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
     """Versions, machine, threads, kernels, command line: environment.json."""
     folder = Path(__file__).parent
-    said = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )  # a checkout knows its commit; an installed wheel has none
+    # a checkout knows its commit; an installed wheel has none
+    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    said = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None  # noqa: S603
     return {
         "alexnet": version("alexnet"),
-        "commit": said.stdout.strip() or None,
+        "commit": said.stdout.strip() or None if said else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -227,7 +227,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         data.train.classes.match(given.classes, f"--weights {given.where}")
     threads = asked.workers if asked.workers is not None else min(8, os.cpu_count() or 1)
     model = network(chosen, len(data.train.classes), seed=asked.seed, given=given)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     preprocess = given.preprocess if given else preprocess_of(model.variant)
     if chosen.scale is not None:
         preprocess = replace(preprocess, scale=chosen.scale)
@@ -449,8 +449,8 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     else:
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
-            f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on {job.device.type}, "
-            f"{torch.get_num_threads()} threads",
+            f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
+            f"{job.device.type}, {torch.get_num_threads()} threads",
             markup=False,
         )
     stopped = "done"

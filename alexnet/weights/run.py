@@ -82,6 +82,8 @@ class Run:
 
 def preprocess_of(model: Variant) -> Preprocess:
     """The record a variant's own source gives; a mean image is named "mean.npy" and comes with the data."""
+    # the table has the mean in the scaled pixels' units, the record in 0..255
+    red, green, blue = (0.0, 0.0, 0.0) if model.mean == "image" else model.mean
     return Preprocess(
         side=model.side,
         stored=stored_side(model.side),
@@ -90,7 +92,7 @@ def preprocess_of(model: Variant) -> Preprocess:
         exif=True,
         colour=model.colour,
         scale=model.scale,
-        mean=MEAN_FILE if model.mean == "image" else tuple(m / model.scale for m in model.mean),
+        mean=MEAN_FILE if model.mean == "image" else (red / model.scale, green / model.scale, blue / model.scale),
         mean_crop=model.mean_crop,
         std=model.std,
     )
@@ -132,7 +134,7 @@ def _published() -> Loaded:
     except OSError as reason:
         raise WeightsError(f"imagenet: torchvision's weights could not be fetched ({reason})") from None
     model = build("torchvision", classes=1000, seed=0)
-    layers = [name for name in model.state_dict()]
+    layers = list(model.state_dict())
     fit(model, dict(zip(layers, state.values(), strict=True)), "imagenet")
     return Loaded("imagenet", model.eval(), preprocess_of(model.variant), None, imagenet_classes(), None)
 

@@ -41,7 +41,8 @@ def adam(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for t, g in enumerate(given["gradients"], 1):
         tf.raw_ops.ResourceApplyAdam(
             var=w.handle, m=m.handle, v=v.handle, beta1_power=np.float32(0.9**t), beta2_power=np.float32(0.999**t),
-            lr=np.float32(given["lr"]), beta1=np.float32(0.9), beta2=np.float32(0.999), epsilon=np.float32(1e-8), grad=g,
+            lr=np.float32(given["lr"]), beta1=np.float32(0.9), beta2=np.float32(0.999), epsilon=np.float32(1e-8),
+            grad=g,
         )  # fmt: skip
         track.append(w.numpy())
     return {"track": np.stack(track)}

@@ -141,6 +141,7 @@ def test_micro_batches_see_the_whole_batchs_dropout():
 
 
 @pytest.mark.parametrize("name", ["tiny", "torchvision"])
+@torch.no_grad()
 def test_trace(name):
     net = build(name, 5).eval()
     images = pictures(2, net.variant.side)
