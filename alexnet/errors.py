@@ -1,5 +1,7 @@
 """Every error a user can meet, each with its exit code. The message is one line: what, where, what to do."""
 
+from typing import Any
+
 
 class AlexNetError(Exception):
     """A fault that a user can act on; the command line prints it as one line and exits with `code`."""
@@ -47,6 +49,7 @@ class GateMissed(AlexNetError):
 
 
 class Stopped(AlexNetError):
-    """Stopped by a signal with the state saved; the same command goes on."""
+    """Stopped by a signal with the state saved; the same command goes on. `result`: what a training had reached."""
 
     code = 75
+    result: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, loaded when it is asked for."""
+"""The command line: one file a verb. None imports torch before it runs: `--help` answers at once."""
 
 import os
 import sys
@@ -8,6 +8,8 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 from .. import errors
+from . import data, info, predict, train
+from .eval import evaluate
 
 app = App(
     name="alexnet",
@@ -20,12 +22,11 @@ app = App(
     version=lambda: version("alexnet"),
 )
 
-
-app.command("alexnet.cli.train:train", name="train", help="Train on a folder of pictures, or go on with a run.")
-app.command("alexnet.cli.eval:evaluate", name="eval", help="Accuracy of a run, or of several averaged.")
-app.command("alexnet.cli.predict:predict", name="predict", help="What a run sees in pictures.")
-app.command("alexnet.cli.info:info", name="info", help="A variant's layers, parameters and multiply-adds.")
-app.command("alexnet.cli.data:app", name="data", help="Look at a data set, or fetch one.")
+app.command(train.train)
+app.command(evaluate, name="eval")
+app.command(predict.predict)
+app.command(info.info)
+app.command(data.app)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-app = App(name="data", help_format="plaintext", help_formatter="plain")
+app = App(name="data", help="Look at a data set, or fetch one.", help_format="plaintext", help_formatter="plain")
 
 
 @app.command
@@ -23,14 +23,13 @@ def stats(
 
     alexnet data stats flowers
 
-    Parameters
-    ----------
-    data: folder, list, tar, ILSVRC2012 files, or digits
-    variant: whose stored form is measured
-    val_fraction: held out of each class where nothing else is
-    seed: of the held-out pictures
-    workers: threads that decode
-    json: print one JSON document
+    Parameters:
+        data: folder, list, tar, ILSVRC2012 files, or digits
+        variant: whose stored form is measured
+        val_fraction: held out of each class where nothing else is
+        seed: of the held-out pictures
+        workers: threads that decode
+        json: print one JSON document
     """
     import numpy as np
     from rich.table import Table
@@ -92,10 +91,9 @@ def get(name: str, *, into: Path | None = None) -> None:
 
     alexnet data get flowers && alexnet train data/flowers
 
-    Parameters
-    ----------
-    name: the set
-    into: the folder it becomes; data/NAME unless named
+    Parameters:
+        name: the set
+        into: the folder it becomes; data/NAME unless named
     """
     from ..data.get import get as fetch
 

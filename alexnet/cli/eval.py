@@ -31,21 +31,20 @@ def evaluate(
     alexnet eval runs/flowers --views 10
     alexnet eval runs/a runs/b other/pictures
 
-    Parameters
-    ----------
-    runs: RUN [RUN ...] [DATA]; a last argument that is no RUN is the DATA
-    data: the pictures, named outright
-    views: 1, 5 (corners and centre) or 10 (and their mirrors), softmax averaged
-    batch_size: views that go through at once
-    device: auto, cpu, cuda or mps
-    precision: auto, fp32 or bf16
-    workers: threads that decode
-    seed: of an untrained variant's weights
-    bad_images: end at a bad picture, or count it as wrong
-    save_predictions: a .parquet file to write
-    per_class: a table of the classes
-    min_top1: exit with 6 below this accuracy, 0..1
-    json: print one JSON document
+    Parameters:
+        runs: RUN [RUN ...] [DATA]; a last argument that is no RUN is the DATA
+        data: the pictures, named outright
+        views: 1, 5 (corners and centre) or 10 (and their mirrors), softmax averaged
+        batch_size: views that go through at once
+        device: auto, cpu, cuda or mps
+        precision: auto, fp32 or bf16
+        workers: threads that decode
+        seed: of an untrained variant's weights
+        bad_images: end at a bad picture, or count it as wrong
+        save_predictions: a .parquet file to write
+        per_class: a table of the classes
+        min_top1: exit with 6 below this accuracy, 0..1
+        json: print one JSON document
     """
     from rich.table import Table
 

@@ -28,16 +28,15 @@ def predict(
     alexnet predict runs/flowers tulip.jpg
     cat tulip.jpg | alexnet predict runs/flowers - --json
 
-    Parameters
-    ----------
-    run: a run folder, a checkpoint folder, imagenet, or a variant
-    pictures: files, folders, or - for a picture on standard input
-    k: classes shown
-    views: 1, 5 or 10
-    seed: of an untrained variant's weights
-    device: auto, cpu, cuda or mps
-    json: print one JSON document
-    csv: print comma-separated values
+    Parameters:
+        run: a run folder, a checkpoint folder, imagenet, or a variant
+        pictures: files, folders, or - for a picture on standard input
+        k: classes shown
+        views: 1, 5 or 10
+        seed: of an untrained variant's weights
+        device: auto, cpu, cuda or mps
+        json: print one JSON document
+        csv: print comma-separated values
     """
     from ..data.samples import shown
     from ..data.sources import open_images

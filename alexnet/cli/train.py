@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from ..errors import UsageError
+from ..errors import Stopped, UsageError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -51,32 +51,31 @@ def train(
     alexnet train flowers --max-time 20m
     alexnet train digits --variant paper --run demo
 
-    Parameters
-    ----------
-    data: folder, list, tar, ILSVRC2012 files, or digits
-    recipe: paper, caffe, torchvision, finetune, article, article-printed, fast
-    variant: see alexnet info; the recipe's own unless named
-    run: name under runs/, or a path
-    device: auto, cpu, cuda or mps
-    workers: threads that decode
-    epochs: passes over the pictures
-    max_steps: updates, at the most
-    batch_size: pictures an update
-    lr: learning rate
-    dropout: share dropped in fc6 and fc7
-    precision: auto, fp32 or bf16
-    accumulate: parts a batch goes through in
-    seed: of weights, order and augmentation
-    max_time: 90s, 20m, 2h; becomes a number of steps at the start
-    val: pictures to validate on, elsewhere
-    val_fraction: held out of each class where nothing else is; 0 for none
-    balance: repeat the smaller classes
-    weights: a RUN to start from
-    bad_images: end at a bad picture, or skip and list it
-    save_every: steps between saves within an epoch
-    dry_run: one step, and an estimate
-    set: key=value, any field of the recipe
-    json: print one JSON document
+    Parameters:
+        data: folder, list, tar, ILSVRC2012 files, or digits
+        recipe: paper, caffe, torchvision, finetune, article, article-printed, fast
+        variant: see alexnet info; the recipe's own unless named
+        run: name under runs/, or a path
+        device: auto, cpu, cuda or mps
+        workers: threads that decode
+        epochs: passes over the pictures
+        max_steps: updates, instead of epochs
+        batch_size: pictures an update
+        lr: learning rate
+        dropout: share dropped in fc6 and fc7
+        precision: auto, fp32 or bf16
+        accumulate: parts a batch goes through in
+        seed: of weights, order and augmentation
+        max_time: 90s, 20m, 2h; becomes a number of steps at the start
+        val: pictures to validate on, elsewhere
+        val_fraction: held out of each class where nothing else is; 0 for none
+        balance: repeat the smaller classes
+        weights: a RUN to start from
+        bad_images: end at a bad picture, or skip and list it
+        save_every: steps between saves within an epoch
+        dry_run: one step, and an estimate
+        set: key=value, any field of the recipe
+        json: print one JSON document
     """
     from ..training import journal, start
 
@@ -105,7 +104,12 @@ def train(
         save_every=save_every,
         set=tuple(set or ()),
     )
-    result = start.train(asked, console, dry=dry_run)
+    try:
+        result = start.train(asked, console, dry=dry_run)
+    except Stopped as reason:
+        if json and reason.result is not None:
+            print(json_format.dumps(reason.result))
+        raise
     if json:
         print(json_format.dumps(result))
     elif not dry_run:

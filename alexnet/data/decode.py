@@ -9,7 +9,6 @@ import struct
 from typing import Final
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -104,8 +103,17 @@ def decode(data: bytes, name: str, *, exif: bool = True, max_pixels: int = MAX_P
         raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
     except FAULTS as reason:
         raise BadImage(name, f"damaged {kind} ({_line(reason)})") from None
-    turn = UPRIGHT.get(_orientation(metadata)) if exif else None
-    return image if turn is None else np.ascontiguousarray(turn(image))
+    return _upright(image, metadata) if exif else image
+
+
+def opened(picture: Image.Image, *, exif: bool = True) -> NDArray[np.uint8]:
+    """A picture that Pillow has opened, as `decode` gives its file: uint8 (h, w, 3), RGB; BadImage if it is damaged."""
+    try:
+        picture.load()
+        image = _rgb(picture)
+    except FAULTS as reason:
+        raise BadImage(str(getattr(picture, "filename", "") or "picture"), f"damaged ({_line(reason)})") from None
+    return _upright(image, picture.info.get("exif", b"")) if exif else image
 
 
 def stored_form(
@@ -202,6 +210,12 @@ def _kind(data: bytes) -> str:
     return "not a picture of a known kind"
 
 
+def _upright(image: NDArray[np.uint8], exif: bytes) -> NDArray[np.uint8]:
+    """The picture turned as its EXIF orientation says."""
+    turn = UPRIGHT.get(_orientation(exif))
+    return image if turn is None else np.ascontiguousarray(turn(image))
+
+
 def _line(reason: BaseException) -> str:
     text = " ".join(str(reason).split())
     return text if len(text) <= 100 else text[:97] + "..."
@@ -216,6 +230,9 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
 
 def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
     """Pixels (h, w, 3) as stored in the file, and its EXIF."""
+    # Imported here: what needs no picture decoded, needs no decoder either.
+    import simplejpeg
+
     segments = _segments(data)
     progressive = any(marker in PROGRESSIVE for marker, _, _ in segments)
     if progressive and data.count(bytes((0xFF, START_OF_SCAN))) > MAX_SCANS:

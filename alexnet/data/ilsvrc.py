@@ -8,6 +8,7 @@ given, is another order.
 import hashlib
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -37,6 +38,9 @@ MOST_DEVKIT_BYTES = 64 << 20
 # A tar of this many bytes and more takes so long to go through that its index is kept.
 WORTH_KEEPING = 1 << 30
 INDEX_VERSION = 1
+# What scipy's reader raises, beside its own error, when a damaged file leads it astray.
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OSError, EOFError, ArithmeticError, NotImplementedError,
+           zlib.error, struct.error)  # fmt: skip
 
 
 def is_flat_val(folder: Path) -> bool:
@@ -64,6 +68,11 @@ def ilsvrc_sets(folder: Path) -> tuple[Samples, Samples]:
         train_samples = folder_samples(folder / "train")
     else:
         raise DataError(f"{shown(str(train))}: missing (nor is there a train/ folder beside the validation images)")
+    if (folder / META).is_file() or (folder / f"{DEVKIT}.tar.gz").is_file():
+        keys, (_, words) = train_samples.classes.keys, _devkit(folder)
+        # The devkit's own words where it has the class; a set that was added to keeps ours.
+        named = tuple(words.get(key, ours) for key, ours in zip(keys, train_samples.classes.words, strict=True))
+        train_samples = train_samples.as_classes(Classes(keys, named), shown(str(folder)))
     if val.is_file() or is_flat_val(folder / "val"):
         return train_samples, val_samples(val if val.is_file() else folder / "val")
     if (folder / "val").is_dir():
@@ -159,7 +168,7 @@ def val_samples(where: Path) -> Samples:
 
     DataError: no devkit, an image that it does not answer for, and as `members`.
     """
-    wnid_of = _answers(where.parent)
+    wnid_of, words = _devkit(where.parent)
     ignored: Counter[str] = Counter()
     if where.is_dir():
         images = [Member(name, 0, size) for name, size in images_below(where, ignored, set())]
@@ -183,7 +192,7 @@ def val_samples(where: Path) -> Samples:
         where.parent if tarred else where,
         [image.name for image in images],
         label=[label[wnid] for wnid in wnids],
-        classes=Classes.of(keys),
+        classes=Classes(tuple(keys), tuple(words[key] for key in keys)),
         size=[image.size for image in images],
         files=[where] if tarred else [],
         file=np.zeros(len(images), np.int32) if tarred else None,
@@ -192,18 +201,21 @@ def val_samples(where: Path) -> Samples:
     )
 
 
-def _answers(folder: Path) -> list[str]:
-    """The wnid of each validation image, by its number minus one, from the devkit in `folder`."""
+def _devkit(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """From the devkit in `folder`: the wnid of each validation image, by its number minus one; the words of a wnid."""
     # Imported here: only ImageNet's devkit needs it, and it is slow to import.
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     meta, answers = _devkit_files(folder)
     where = shown(str(folder / META))
     try:
         synsets = np.atleast_1d(loadmat(BytesIO(meta), squeeze_me=True)["synsets"])
         # The leaves are the classes; the inner nodes of WordNet's tree are listed too, with ids above them.
-        wnid_of = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if int(s["num_children"]) == 0}
-    except Exception as reason:  # scipy's reader raises whatever a damaged file makes of it
+        leaves = [s for s in synsets if int(s["num_children"]) == 0]
+        wnid_of = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in leaves}
+        words = {str(s["WNID"]): str(s["words"]) for s in leaves}
+    except (MatReadError, *DAMAGED) as reason:
         raise DataError(f"{where}: not the devkit's meta.mat ({reason})") from None
     wnids = []
     for number, line in enumerate(answers.decode("ascii", "replace").split(), start=1):
@@ -211,7 +223,7 @@ def _answers(folder: Path) -> list[str]:
         if wnid is None or not WNID.fullmatch(wnid):
             raise DataError(f"{shown(str(folder / ANSWERS))}: line {number}: {line!r} is no class of meta.mat")
         wnids.append(wnid)
-    return wnids
+    return wnids, words
 
 
 def _devkit_files(folder: Path) -> tuple[bytes, bytes]:

@@ -33,7 +33,7 @@ class Data:
     """
 
     train: Samples
-    val: Samples
+    val: Samples | None  # None where nothing is held out
     source: str
     split: dict[str, Any]
     fingerprint: str
@@ -54,6 +54,12 @@ def open_source(where: str | Path) -> Samples:
     if val is not None:
         raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name one of the two")
     return train
+
+
+def open_held_out(where: str | Path) -> Samples:
+    """The images of `where` to judge by: those that it keeps apart for that, or all. DataError: as `open_source`."""
+    everything, val = _sets(where)
+    return everything if val is None else val
 
 
 def open_data(
@@ -77,14 +83,17 @@ def open_data(
     if val is not None:
         held_out = open_source(val)
         split = {"val": _absolute(val)}
-    if held_out is None:
+    if held_out is None and val_names is None and val_fraction == 0:
+        split = {"val_fraction": 0.0}
+    elif held_out is None:
         train, held_out = _split(train, str(where), val_fraction=val_fraction, seed=seed, val_names=val_names)
         split = {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys()}
     else:
         held_out = held_out.as_classes(train.classes, f"the held-out images of {shown(str(val or where))}")
     if len(train.classes) < 2:
         raise DataError(f"{shown(str(where))}: one class only ({train.classes.keys[0]}); training needs two or more")
-    fingerprint = hashlib.sha256(f"{train.fingerprint()} {held_out.fingerprint()}".encode()).hexdigest()
+    parts = [train.fingerprint(), held_out.fingerprint() if held_out is not None else "none"]
+    fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return Data(train=train, val=held_out, source=_absolute(where), split=split, fingerprint=fingerprint)
 
 

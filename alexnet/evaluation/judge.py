@@ -8,7 +8,7 @@ import torch
 
 from ..data.loader import BadImages
 from ..data.samples import Samples
-from ..data.sources import open_data, open_source
+from ..data.sources import open_data, open_held_out
 from ..errors import DataError, UsageError
 from ..weights.run import Loaded, open_run
 from .score import Answers, Score, answer, average, score
@@ -37,9 +37,12 @@ class Verdict:
 
 
 def samples_for(loaded: Loaded, data: str | None) -> Samples:
-    """The samples to judge on, their labels by key those of the network: `data`, or the run's own validation split."""
+    """The samples to judge on, labelled by key as the network is: those of `data`, or the run's own validation split.
+
+    Of a `data` that keeps some to judge by, those.
+    """
     if data is not None:
-        return open_source(data).as_classes(loaded.classes, data, partial=True)
+        return open_held_out(data).as_classes(loaded.classes, data, partial=True)
     if loaded.data is None:
         raise UsageError(f"{loaded.where}: has no data of its own; name DATA")
     kept = loaded.data
@@ -71,6 +74,9 @@ def judge(
     said = []
     for where in runs:
         loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes)
+        if data is None and loaded.data and first.data and loaded.data["fingerprint"] != first.data["fingerprint"]:
+            # what one holds out, the other may have been trained with
+            raise UsageError(f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen")
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
         loaded.model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
         answers = answer(

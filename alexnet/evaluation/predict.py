@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.augment import Normalise
-from ..data.decode import decode, stored_form
+from ..data.decode import decode, opened, stored_form
 from ..errors import BadImage
 from ..weights.run import Loaded, open_run
 from .score import probabilities
@@ -46,7 +46,7 @@ class Predictor:
                 raise BadImage("array", f"expected uint8 (h, w, 3), got {picture.dtype} {picture.shape}")
             image = picture
         elif isinstance(picture, Image.Image):
-            image = np.asarray(picture.convert("RGB"))
+            image = opened(picture, exif=p.exif)
         elif isinstance(picture, bytes):
             image = decode(picture, "bytes", exif=p.exif)
         else:

@@ -34,12 +34,15 @@ class Answers:
     views: int
 
     def ranks(self) -> NDArray[np.int64]:
-        """(N,) how many classes stand before the true one, the lower index first among equals; a bad image: all."""
+        """(N,) how many classes stand before the true one; a bad image: more than there are.
+
+        Among equals the lower index is first. DEVIATES from [CODE12], which shares the credit among them.
+        """
         p = self.probabilities
         true = p[np.arange(len(p)), self.labels][:, None]
         before = (p > true) | ((p == true) & (np.arange(p.shape[1])[None, :] < self.labels[:, None]))
         ranks = before.sum(1)
-        ranks[list(self.bad)] = p.shape[1]
+        ranks[list(self.bad)] = np.iinfo(np.int64).max  # not the number of classes: of four, it would be in the top 5
         return ranks
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_VALUES = 1 << 17  # a thread; in each of the half dozen buffers of a block
+BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
 
 
 def lrn(x: Tensor, *, size: int, k: float, alpha: float, beta: float, divide: bool, towers: int) -> Tensor:

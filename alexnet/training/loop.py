@@ -78,6 +78,7 @@ class Job:
     bad_images: BadImages = "error"
     balance: bool = False
     save_every: int = 1000
+    deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
     state: State = field(default_factory=State)
 
     @property
@@ -264,6 +265,10 @@ def run(job: Job) -> Iterator[Record]:
                 yield {"say": f"stopping: saving step {state.step}"}
                 save(job)
                 raise Stopped(f"{job.run.folder}: stopped at step {state.step} of {job.steps}; run it again to go on")
+            if time.monotonic() > job.deadline:
+                save(job)
+                yield {"say": f"stopped by the clock at step {state.step} of {job.steps}", "stopped": "max-time"}
+                return
             if not state.validation_due and state.step - saved_at >= job.save_every:
                 save(job)
                 saved_at = state.step

@@ -1,6 +1,5 @@
 """From what a user asked to a job that runs: resolve, create or resume the run folder, measure, train."""
 
-import math
 import os
 import platform
 import shutil
@@ -23,7 +22,7 @@ from ..data.loader import BadImages, batches
 from ..data.preprocess import MEAN_FILE, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
-from ..errors import AlexNetError, DataError, UsageError
+from ..errors import DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.variants import Conv, He, Linear, Variant, variant
@@ -194,8 +193,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-# may differ between the start of a run and its continuation without changing a number
-FREE = ("workers", "save_every")
+# may differ between the start of a run and its continuation; steps and epochs are looked at by themselves
+FREE = ("workers", "save_every", "steps", "epochs", "max_time", "source")
 
 
 def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
@@ -255,7 +254,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         train=data.train,
         val=data.val,
         preprocess=preprocess,
-        mean=given.mean if given else None,
+        mean=given.mean if given and given.data else None,  # an untrained variant's is measured
         stats=None,
         device=device,
         precision=precision,
@@ -292,7 +291,7 @@ def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job:
     if values["max_time"]["value"] and old.get("steps", {}).get("origin") == "--max-time":
         values["steps"] = old["steps"]
         job.steps = old["steps"]["value"]
-    compared = {k: v for k, v in values.items() if k not in (*FREE, "steps", "epochs", "source")}
+    compared = {k: v for k, v in values.items() if k not in FREE}
     differences = _differences(old, compared)
     if differences:
         raise UsageError(
@@ -337,7 +336,7 @@ def measured_steps(job: Job, seconds: float, console: Console) -> int:
         took.append(time.monotonic() - begin)
         if stop.requested():
             made.close()
-            raise UsageError(f"{job.run.folder}: stopped in the warm-up; nothing was trained")
+            raise Stopped(f"{job.run.folder}: stopped in the warm-up, before the first step; run it again to begin")
     made.close()
     step_seconds = float(np.median(took[min(WARM_STEPS, count - 1) :]))
     validation = 0.0
@@ -453,30 +452,33 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
             f"{job.device.type}, {torch.get_num_threads()} threads",
             markup=False,
         )
+    if asked.max_time is not None:
+        job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
     stopped = "done"
     if not finished:
-        limit = asked.max_time * LAST_RESORT if asked.max_time else math.inf
         with Journal(run, step=job.state.step, steps=job.steps, console=console) as journal:
             if not resumed:
                 journal.graph(job.model)
-            for item in loop.run(job):
-                journal.write(item)
-                if item.get("split") == "val":
-                    journal.kernels(job.model)
-                if job.state.seconds > limit and item.get("split") == "train":
-                    loop.save(job, best=None)
-                    stopped = "max-time"
-                    console.print(f"stopped by the clock at step {job.state.step} of {job.steps}", markup=False)
-                    break
+            try:
+                for item in loop.run(job):
+                    journal.write(item)
+                    stopped = item.get("stopped", stopped)
+                    if item.get("split") == "val":
+                        journal.kernels(job.model)
+            except Stopped as reason:
+                reason.result = document(job, "signal")
+                raise
+    return document(job, stopped)
+
+
+def document(job: Job, stopped: str) -> dict[str, Any]:
+    """What `train --json` prints."""
     state = job.state
     return {
-        "run": str(run.folder),
+        "run": str(job.run.folder),
         "best": state.best or state.last,
         "last": state.last,
         "seconds": state.seconds,
         "images_per_second": state.images / state.seconds if state.seconds else 0.0,
         "stopped": stopped,
     }
-
-
-__all__ = ["AlexNetError", "Asked", "train"]

@@ -67,10 +67,14 @@ def load_optimizer(rule: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> str:
-    """Writes `checkpoint` under `folder`, named after its step; returns that name. An equal one is left as it is."""
+    """Writes `checkpoint` under `folder`, named after its step; returns that name. A whole one is left as it is."""
     name = f"step-{checkpoint.state['step']:08d}"
     if (folder / name).exists():
-        return name
+        try:
+            verify(folder / name)
+            return name
+        except WeightsError:
+            shutil.rmtree(folder / name)
     need = sum(t.nbytes for part in (checkpoint.model, checkpoint.optimizer) for t in part.values())
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

@@ -1,6 +1,8 @@
 """A run folder: the whole truth of a run. Opened, created and checked here; design: one folder, no pickle."""
 
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +132,8 @@ def _published() -> Loaded:
     from torchvision.models import AlexNet_Weights
 
     try:
-        state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        with redirect_stdout(sys.stderr):  # the download says so on stdout, which may carry a JSON document
+            state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as reason:
         raise WeightsError(f"imagenet: torchvision's weights could not be fetched ({reason})") from None
     model = build("torchvision", classes=1000, seed=0)
@@ -158,7 +161,11 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
     if str(where) in VARIANTS:
         known = classes or imagenet_classes()
         model = build(str(where), classes=len(known), seed=seed)
-        return Loaded(str(where), model.eval(), preprocess_of(variant(str(where))), None, known, None)
+        preprocess = preprocess_of(variant(str(where)))
+        side = preprocess.stored
+        # no pictures were seen: mid grey stands for their mean
+        mean = np.full((side, side, 3), 127.5, np.float32) if preprocess.mean == MEAN_FILE else None
+        return Loaded(str(where), model.eval(), preprocess, mean, known, None)
     if path.exists():
         raise UsageError(f"{path}: not a run folder (it holds no recipe.json)")
     raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)})")

@@ -55,7 +55,7 @@ def meta_mat(wnids: tuple[str, ...] = WNIDS) -> bytes:
         leaf = wnid in wnids
         children = [] if leaf else list(range(1, len(wnids) + 1))
         synsets[index, 0] = (
-            float(index + 1), wnid, WORDS.get(wnid, wnid), f"a {wnid}", float(len(children)),
+            float(index + 1), wnid, f"{WORDS.get(wnid, wnid)} of the devkit", f"a {wnid}", float(len(children)),
             np.array([children], float), 0.0 if leaf else 1.0, 3.0 if leaf else 0.0,
         )  # fmt: skip
     stream = io.BytesIO()

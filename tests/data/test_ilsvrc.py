@@ -44,7 +44,8 @@ def rows(samples):
 def test_the_tars_are_read_unextracted(made):
     data = open_data(made.tars)
     assert data.classes.keys == tuple(sorted(WNIDS))
-    assert data.classes.words[0] == "tench, Tinca tinca"
+    assert data.classes.words[0] == "tench, Tinca tinca of the devkit"
+    assert data.val.classes.words == data.classes.words
     assert len(data.train) == 12
     assert data.train.key(0) == "ILSVRC2012_img_train.tar/n01440764.tar/n01440764_10026.JPEG"
     for row in range(len(data.train)):
@@ -84,7 +85,9 @@ def extracted(request, made, tmp_path):
 
 def test_extracted_is_the_same_data(made, extracted):
     tarred, plain = open_data(made.tars), open_data(extracted)
-    assert tarred.classes == plain.classes
+    assert tarred.classes.keys == plain.classes.keys
+    if any(extracted.glob("ILSVRC2012_devkit*")):
+        assert tarred.classes.words == plain.classes.words
     assert basenames(tarred.train) == basenames(plain.train)
     assert tarred.train.label.tolist() == plain.train.label.tolist()
     assert contents(tarred.train) == contents(plain.train)

@@ -11,7 +11,7 @@ import webdataset
 from webdataset import tariterators
 
 from alexnet.data.digits import COUNT
-from alexnet.data.sources import held_out_counts, open_data, open_images, open_source
+from alexnet.data.sources import held_out_counts, open_data, open_held_out, open_images, open_source
 from alexnet.errors import DataError, UsageError
 
 from .ilsvrc import add, jpeg
@@ -240,10 +240,31 @@ def test_a_split_is_found_again(tmp_path):
         open_data(data.source, **data.split)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.5, float("nan")])
+@pytest.mark.parametrize("fraction", [1, -0.5, float("nan")])
 def test_a_fraction_that_is_none(tmp_path, fraction):
     with pytest.raises(UsageError, match="val_fraction"):
         open_data(classes_of(tmp_path, {"a": 2, "b": 2}), val_fraction=fraction)
+
+
+def test_a_fraction_of_nothing_holds_nothing_out(tmp_path):
+    root = classes_of(tmp_path / "x", {"a": 2, "b": 2})
+    data = open_data(root, val_fraction=0)
+    assert data.val is None and len(data.train) == 4 and data.split == {"val_fraction": 0.0}
+    again = open_data(data.source, **data.split)
+    assert again.val is None and again.fingerprint == data.fingerprint
+    assert open_data(root, val_fraction=0.5).fingerprint != data.fingerprint
+    # what is kept apart is kept apart, whatever the fraction
+    classes_of(tmp_path / "y/train", {"a": 1, "b": 1})
+    classes_of(tmp_path / "y/val", {"a": 1, "b": 2})
+    assert len(open_data(tmp_path / "y", val_fraction=0).val) == 3
+
+
+def test_what_is_held_out_is_what_is_judged_by(tmp_path):
+    root = classes_of(tmp_path / "x", {"a": 2, "b": 3})
+    assert open_held_out(root).keys() == open_source(root).keys()
+    classes_of(tmp_path / "y/train", {"a": 2, "b": 2})
+    classes_of(tmp_path / "y/val", {"b": 1})
+    assert open_held_out(tmp_path / "y").keys() == ["b/000.jpg"]
 
 
 def test_too_few_to_hold_out(tmp_path):

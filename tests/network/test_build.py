@@ -148,7 +148,7 @@ def test_trace(name):
     whole = net.trace(images)
     assert list(whole) == [row.name for row in net.variant.layers]
     assert torch.equal(whole["relu1"], whole["conv1"].relu())
-    assert float(whole["conv1"].min()) < 0
+    assert bool((whole["conv1"] < 0).any())
     assert far(net(images), whole["fc8"]) < 1e-6
     some = net.trace(images, ["classifier.6", "features.0", "conv1a", "pool5"])
     assert list(some) == ["classifier.6", "features.0", "conv1a", "pool5"]

@@ -141,7 +141,7 @@ def test_shapes_parameters_and_work_of_the_module(net):
 def test_initial_values(net):
     stds, biases = INITIAL[net.variant.name]
     for n, row in enumerate(row for row in net.variant.layers if isinstance(row, Conv | Linear)):
-        weight, bias = net.get_parameter(f"{row.name}.weight"), net.get_parameter(f"{row.name}.bias")
+        weight, bias = (net.get_parameter(f"{row.name}.{part}").detach() for part in ("weight", "bias"))
         few = 2 * weight.numel()
         assert abs(float(weight.std()) / stds[n] - 1) < 0.005 + 4 * few**-0.5
         assert abs(float(weight.mean())) < 5 * stds[n] * weight.numel() ** -0.5

@@ -1,0 +1,5 @@
+"""`python -m alexnet`: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,203 @@
+"""What training varies and what evaluation sees, against loops and slices by hand, and torchvision."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, chisquare, kstest
+from torchvision.transforms import CenterCrop, TenCrop
+from torchvision.transforms.v2 import functional as V2
+
+from alexnet.data import augment
+from alexnet.data.augment import Augment, Normalise, light, train_views
+from alexnet.data.preprocess import Preprocess
+
+S, s = 21, 16
+RECORD = Preprocess(
+    side=s, stored=S, resize="shorter", filter="bilinear", exif=True, colour="RGB", scale=1.0,
+    mean=(0.0, 0.0, 0.0), mean_crop="centre", std=(1.0, 1.0, 1.0),
+)  # fmt: skip
+CPU = torch.device("cpu")
+MEAN = np.random.default_rng(9).uniform(0, 255, (S, S, 3)).astype(np.float32)
+# each pixel says where it stands: red its row, green its column
+MAP = torch.from_numpy(np.stack([*np.mgrid[0:S, 0:S], np.zeros((S, S))], -1).astype(np.uint8))
+
+
+def noise(count: int, size: int = S) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8))
+
+
+def views(images, n, record=RECORD, mean=None, chosen=Augment(), seed=3, epoch=2, **colours):  # noqa: B008
+    return train_views(images, n, Normalise(record, mean, CPU), chosen, seed=seed, epoch=epoch, **colours)
+
+
+def crops(n: np.ndarray, chosen: Augment = Augment(), seed: int = 3, epoch: int = 2) -> list[tuple[int, int, bool]]:  # noqa: B008
+    """(top, left, mirrored) of each place, as the map tells them."""
+    found = views(MAP.expand(len(n), S, S, 3), n, chosen=chosen, seed=seed, epoch=epoch).numpy()
+    made = []
+    for red, green, _ in found:
+        top, mirrored = int(red[0, 0]), green[0, 0] > green[0, 1]
+        left = int(green[0].min())
+        run = np.arange(s)
+        assert np.array_equal(red, np.repeat(top + run[:, None], s, 1))
+        assert np.array_equal(green, np.repeat(left + (run[::-1] if mirrored else run)[None], s, 0))
+        made.append((top, left, bool(mirrored)))
+    return made
+
+
+def test_every_crop_occurs_evenly_and_half_are_mirrored():
+    made = np.array(crops(np.arange(4000)))
+    places = S - s + 1
+    for axis in (0, 1):
+        counts = np.bincount(made[:, axis], minlength=places)
+        assert len(counts) == places and counts.min() > 0
+        assert chisquare(counts).pvalue > 1e-3
+    together = np.bincount(made[:, 0] * places + made[:, 1], minlength=places**2)
+    assert together.min() > 0 and chisquare(together).pvalue > 1e-3
+    assert binomtest(int(made[:, 2].sum()), len(made), 0.5).pvalue > 1e-3
+    assert abs(np.corrcoef(made.T) - np.eye(3)).max() < 0.06
+
+
+def test_a_draw_belongs_to_seed_epoch_and_n_alone():
+    n = np.arange(50)
+    alone = [crops(n[i : i + 1])[0] for i in n]
+    assert crops(n) == alone and crops(n[::-1])[::-1] == alone
+    assert crops(n, seed=4) != alone and crops(n, epoch=3) != alone
+
+
+def test_nothing_is_varied_that_was_not_asked_for():
+    still = Augment(mirror=False, random_crop=False)
+    assert set(crops(np.arange(40), still)) == {(2, 2, False)}
+    assert {c[2] for c in crops(np.arange(40), Augment(mirror=False))} == {False}
+    assert {c[:2] for c in crops(np.arange(40), Augment(random_crop=False))} == {(2, 2)}
+
+
+@pytest.mark.parametrize("colour", ["RGB", "BGR"])
+@pytest.mark.parametrize("mean", ["channels", "centre", "aligned"])
+def test_against_a_loop_by_hand(colour, mean):
+    record = replace(
+        RECORD, colour=colour, scale=0.5, std=(2.0, 3.0, 5.0),
+        mean=(10.0, 20.0, 30.0) if mean == "channels" else "mean.npy", mean_crop="aligned" if mean == "aligned" else "centre",
+    )  # fmt: skip
+    images, n = noise(30), np.arange(100, 130)
+    found = views(images, n, record, None if mean == "channels" else MEAN)
+    assert found.shape == (30, 3, s, s) and found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    where = crops(n)
+    assert {True, False} == {mirrored for *_, mirrored in where}
+    for x, image, (top, left, mirrored) in zip(found.numpy(), images.numpy(), where, strict=True):
+        crop = image[top : top + s, left : left + s].astype(np.float64)
+        if colour == "BGR":
+            crop = crop[:, :, ::-1]
+        if mean == "aligned":  # Caffe: subtracted where the crop was cut, mirrored afterwards
+            crop = crop - MEAN[top : top + s, left : left + s]
+            crop = crop[:, ::-1] if mirrored else crop
+        else:  # the 2012 program: the mean's centre, the same for every crop, never mirrored
+            crop = crop[:, ::-1] if mirrored else crop
+            crop = crop - (MEAN[2 : 2 + s, 2 : 2 + s] if mean == "centre" else np.array([10.0, 20.0, 30.0]))
+        by_hand = (crop * 0.5 / np.array([2.0, 3.0, 5.0])).transpose(2, 0, 1)
+        assert np.abs(x - by_hand).max() <= 1e-6 * np.abs(by_hand).max()
+
+
+def test_a_crop_of_the_original_takes_the_means_centre():
+    record = replace(RECORD, mean="mean.npy", mean_crop="aligned")
+    images = noise(6, s)
+    found = views(images, np.arange(6), record, MEAN, Augment(mirror=False))
+    by_hand = images.numpy() - MEAN[2 : 2 + s, 2 : 2 + s]
+    assert np.abs(found.numpy() - by_hand.transpose(0, 3, 1, 2)).max() < 1e-4
+
+
+AXES = np.linalg.qr(np.random.default_rng(4).normal(size=(3, 3)))[0]
+VALUES = np.array([5000.0, 300.0, 40.0])
+
+
+def test_colour_noise_is_a_tenth_of_each_axis_deviation():
+    n = np.arange(5000)
+    images = noise(1).expand(len(n), S, S, 3)
+    still = Augment(mirror=False, random_crop=False)
+    noisy = replace(still, colour_noise=0.1)
+    small = replace(RECORD, side=2)
+    added = views(images, n, small, chosen=noisy, eigenvalues=VALUES, eigenvectors=AXES) - views(images, n, small, chosen=still)
+    shift = added[:, :, 0, 0].double().numpy()  # (B, 3)
+    assert (added - added[:, :, :1, :1]).abs().max() < 1e-3, "one shift for a whole picture"
+    along = shift @ AXES  # the columns are the axes
+    wanted = 0.1 * np.sqrt(VALUES)
+    assert np.abs(along.std(0) / wanted - 1).max() < 0.05
+    assert abs(np.corrcoef(along.T) - np.eye(3)).max() < 0.06
+    for axis in range(3):
+        assert kstest(along[:, axis] / wanted[axis], "norm").pvalue > 1e-3
+
+
+def test_the_rescale_of_2012_divides_what_is_noisy():
+    images, n = noise(5), np.arange(5)
+    colours = {"eigenvalues": VALUES, "eigenvectors": AXES}
+    record = replace(RECORD, mean=(100.0, 110.0, 120.0))
+    plain = views(images, n, record, chosen=Augment(colour_noise=0.1), **colours)
+    rescaled = views(images, n, record, chosen=Augment(colour_noise=0.1, colour_rescale=True), **colours)
+    assert torch.allclose(rescaled * 1.1, plain, rtol=1e-6, atol=1e-4)
+    with pytest.raises(ValueError, match="eigenvalues"):
+        views(images, n, chosen=Augment(colour_noise=0.1))
+
+
+LIGHTS = {"brightness": V2.adjust_brightness, "contrast": V2.adjust_contrast, "saturation": V2.adjust_saturation}
+
+
+@pytest.mark.parametrize("what", LIGHTS)
+@pytest.mark.parametrize("u", [0.0, 0.25, 0.75, 1.0])
+def test_light_is_torchvisions(what, u):
+    # pictures with colours and edges of their own, not noise about one grey
+    images = (noise(4).float() * torch.linspace(0.3, 1.0, 4)[:, None, None, None]).round()
+    draws = np.full((4, 3), 0.5)
+    draws[:, list(LIGHTS).index(what)] = u
+    found = light(images, draws, Augment(**{what: 0.4})).permute(0, 3, 1, 2)
+    factor = 1 + (2 * u - 1) * 0.4
+    # on floats in 0..1, where torchvision rounds nothing
+    theirs = torch.stack([255 * LIGHTS[what](image.permute(2, 0, 1) / 255, factor) for image in images])
+    assert (found - theirs).abs().max() <= 0.1
+    assert (found - images.permute(0, 3, 1, 2)).abs().max() > 5, "nothing was changed"
+
+
+def test_light_draws_within_its_bounds():
+    grey = torch.full((1, S, S, 3), 100, dtype=torch.uint8).expand(3000, S, S, 3)
+    found = views(grey, np.arange(3000), replace(RECORD, side=1), chosen=Augment(brightness=0.2)).flatten(1)
+    factor = found[:, 0].numpy() / 100
+    assert kstest((factor - 0.8) / 0.4, "uniform").pvalue > 1e-3
+    assert (found == found[:, :1]).all()
+
+
+@pytest.mark.parametrize("mean", ["centre", "aligned"])
+def test_the_papers_views_by_slices(mean):
+    record = replace(RECORD, mean="mean.npy", mean_crop=mean, scale=0.25)
+    normalise, images = Normalise(record, MEAN, CPU), noise(3)
+    e, m = S - s, (S - s) // 2
+    corners = [(0, 0), (0, e), (m, m), (e, 0), (e, e)]  # [CODE12]'s order
+    for count, starts in ((1, [(m, m)]), (5, corners), (10, corners + corners)):
+        found = augment.test_views(images, normalise, views=count)
+        assert found.shape == (3 * count, 3, s, s)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        for i, image in enumerate(images.numpy()):
+            for v, (y, x) in enumerate(starts):
+                crop, part = image[y : y + s, x : x + s].astype(np.float64), MEAN[m : m + s, m : m + s]
+                if mean == "aligned":
+                    part = MEAN[y : y + s, x : x + s]
+                    part = part[:, ::-1] if v >= 5 else part
+                crop = crop[:, ::-1] if v >= 5 else crop
+                by_hand = ((crop - part) * 0.25).transpose(2, 0, 1)
+                assert np.abs(found[i * count + v].numpy() - by_hand).max() < 1e-4, (count, v)
+
+
+def test_ten_views_are_torchvisions_ten_crops():
+    images, normalise = noise(2, 32), Normalise(replace(RECORD, stored=32), None, CPU)
+    found = augment.test_views(images, normalise, views=10).view(2, 10, 3, s, s)
+    one = augment.test_views(images, normalise, views=1)
+    for i in range(2):
+        image = images[i].permute(2, 0, 1).float()
+        theirs = {crop.contiguous().numpy().tobytes() for crop in TenCrop(s)(image)}
+        assert len(theirs) == 10 and {view.contiguous().numpy().tobytes() for view in found[i]} == theirs
+        assert torch.equal(one[i], CenterCrop(s)(image))
+
+
+def test_other_numbers_of_views_are_refused():
+    with pytest.raises(ValueError, match="1, 5 or 10"):
+        augment.test_views(noise(1), Normalise(RECORD, None, CPU), views=3)

@@ -1,0 +1,226 @@
+"""Batches: the same pixels by whatever road, in the order asked for, at any number of threads."""
+
+import tarfile
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
+
+from alexnet.data.augment import resized_box
+from alexnet.data.classes import Classes
+from alexnet.data.loader import Batch, Places, batches, original, pixels, stored
+from alexnet.data.order import uniform
+from alexnet.data.preprocess import Preprocess
+from alexnet.data.samples import Samples
+from alexnet.data.sources import open_data, open_source
+from alexnet.errors import BadImage
+
+from .ilsvrc import miniature
+
+SIDE, STORED = 16, 18
+RECORD = Preprocess(
+    side=SIDE, stored=STORED, resize="shorter", filter="bilinear", exif=True, colour="RGB", scale=1.0,
+    mean=(0.0, 0.0, 0.0), mean_crop="centre", std=(1.0, 1.0, 1.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two classes of noise, STORED x STORED, without loss: their stored form is themselves."""
+    root = tmp_path_factory.mktemp("noise")
+    for k, name in enumerate(("a", "b")):
+        (root / name).mkdir()
+        for i in range(9):
+            noise = np.random.default_rng(10 * k + i).integers(0, 256, (STORED, STORED, 3), np.uint8)
+            Image.fromarray(noise).save(root / name / f"{i}.png")
+    return root
+
+
+def places(rows: list[list[int]], epoch: int = 0) -> list[Places]:
+    begin = np.cumsum([0, *(len(part) for part in rows)])
+    return [Places(np.array(part), np.arange(len(part)) + b, epoch) for part, b in zip(rows, begin, strict=False)]
+
+
+def made(samples: Samples, rows: list[list[int]], threads: int, **options) -> list[Batch]:
+    return list(
+        batches(samples, places(rows), stored(samples, RECORD), side=STORED, threads=threads, **options)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_hold_the_pictures_asked_for_in_order(folder, threads):
+    samples = open_source(folder)
+    rows = np.random.default_rng(0).permutation(18)
+    parts = [rows[:7].tolist(), rows[7:14].tolist(), rows[14:].tolist()]
+    found = made(samples, parts, threads)
+    assert [batch.rows.tolist() for batch in found] == parts
+    assert [batch.n.tolist() for batch in found] == [[*range(7)], [*range(7, 14)], [*range(14, 18)]]
+    for batch, part in zip(found, parts, strict=True):
+        assert batch.images.dtype == torch.uint8 and batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == [row // 9 for row in part]
+        by_hand = [np.asarray(Image.open(folder / "ab"[row // 9] / f"{row % 9}.png")) for row in part]
+        assert np.array_equal(batch.images.numpy(), np.stack(by_hand))
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_bad_image_is_an_error_or_is_listed_and_left_out(folder, tmp_path, threads):
+    for k, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            (tmp_path / name / f"{i}.png").write_bytes((folder / name / f"{i}.png").read_bytes()[: 40 if k == i else None])
+    samples = open_source(tmp_path)
+    with pytest.raises(BadImage) as caught:
+        made(samples, [[1, 2], [0, 3]], threads)
+    assert caught.value.path == str(tmp_path / "a" / "0.png") and caught.value.reason
+    first, second = made(samples, [[1, 2], [4, 0, 3]], threads, bad_images="skip")
+    assert not first.bad and first.rows.tolist() == [1, 2]
+    assert [(row, reason.path) for row, reason in second.bad] == [
+        (4, str(tmp_path / "b" / "1.png")), (0, str(tmp_path / "a" / "0.png")),
+    ]  # fmt: skip
+    assert second.rows.tolist() == [3] and second.n.tolist() == [4] and second.labels.tolist() == [1]
+    assert np.array_equal(second.images[0].numpy(), np.asarray(Image.open(tmp_path / "b" / "0.png")))
+
+
+def test_a_batch_of_bad_images_only_is_empty(folder, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"")
+    samples = open_source(tmp_path)
+    (batch,) = made(samples, [[0, 1]], 1, bad_images="skip")
+    assert batch.images.shape == (0, STORED, STORED, 3) and len(batch.bad) == 2
+
+
+def test_one_road(tmp_path):
+    """Folder, list, tar of class folders, ILSVRC tars and raw pixels in one file give the same batches, bit for bit."""
+    mini = miniature(tmp_path / "mini")
+    train = mini.extracted / "train"
+    by_folder = open_source(train)
+    names = [by_folder.name(row) for row in range(len(by_folder))]
+    (train / "list.txt").write_text("".join(f"{name} {name.split('/')[0]}\n" for name in names))
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name in names:
+            tar.add(train / name, arcname=name)
+    # what libjpeg itself makes of them, cut in the middle: their shorter side is STORED already
+    by_hand = np.stack([np.asarray(Image.open(train / name).convert("RGB"))[:, 3 : 3 + STORED] for name in names])
+
+    def roads() -> dict[str, Samples]:
+        return {
+            "folder": by_folder,
+            "list": open_source(train / "list.txt"),
+            "tar": open_source(tmp_path / "set.tar"),
+            "ilsvrc": open_data(mini.tars).train,
+        }
+
+    batch_of = {}
+    for road, samples in roads().items():
+        assert samples.classes.keys == by_folder.classes.keys, road
+        (batch_of[road],) = made(samples, [[*range(len(names))]], 2)
+    for road, batch in batch_of.items():
+        assert torch.equal(batch.images, batch_of["folder"].images), road
+        assert torch.equal(batch.labels, batch_of["folder"].labels), road
+    assert np.abs(batch_of["folder"].images.numpy().astype(int) - by_hand).max() <= 1
+
+    pack = tmp_path / "raw.npy"
+    np.save(pack, batch_of["folder"].images.numpy(), allow_pickle=False)
+    one, count = STORED * STORED * 3, len(names)
+    raw = Samples.build(
+        tmp_path, names, label=by_folder.label, classes=by_folder.classes, size=np.full(count, one), files=[pack],
+        file=np.zeros(count, np.int32), offset=pack.stat().st_size - one * (count - np.arange(count)), raw=STORED,
+    )  # fmt: skip
+    (from_raw,) = made(raw, [[*range(count)]], 2)
+    assert torch.equal(from_raw.images, batch_of["folder"].images)
+    assert torch.equal(from_raw.labels, batch_of["folder"].labels)
+
+    tarred, extracted = open_data(mini.tars).val, open_data(mini.extracted).val
+    assert tarred is not None and extracted is not None
+    (a,), (b,) = made(tarred, [[*range(8)]], 2), made(extracted, [[*range(8)]], 2)
+    assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+def test_raw_pixels_of_another_size_are_refused(tmp_path):
+    (tmp_path / "pack").write_bytes(bytes(STORED * STORED * 3 - 1))
+    samples = Samples.build(
+        tmp_path, ["x"], label=[0], classes=Classes.of(["a"]), size=[STORED * STORED * 3 - 1],
+        files=[tmp_path / "pack"], file=[0], offset=[0], raw=STORED,
+    )  # fmt: skip
+    with pytest.raises(BadImage, match=f"expected {STORED} x {STORED} x 3"):
+        pixels(samples, 0, RECORD)
+
+
+def decoders() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("decode")}
+
+
+def test_closed_early_no_thread_is_left(folder):
+    samples = open_source(folder)
+    running = batches(samples, places([[0, 1], [2, 3], [4, 5], [6, 7]]), stored(samples, RECORD), side=STORED, threads=3)
+    next(running)
+    assert decoders()
+    running.close()
+    assert not decoders()
+
+
+def test_a_bad_image_leaves_no_thread_either(folder):
+    samples = open_source(folder)
+
+    def broken(row: int, n: int, epoch: int) -> np.ndarray:
+        raise BadImage("x", "broken")
+
+    with pytest.raises(BadImage):
+        list(batches(samples, places([[0, 1], [2, 3]]), broken, side=STORED, threads=2))
+    assert not decoders()
+
+
+def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / name / "0.png")
+    samples = open_source(tmp_path)
+    prepare = original(samples, RECORD, seed=5, scale=0.08)
+    assert np.array_equal(prepare(0, 7, 2), prepare(0, 7, 2))
+    assert np.array_equal(prepare(0, 7, 2), prepare(1, 7, 2)), "the draw belongs to the place, not to the row"
+    others = [prepare(0, 8, 2), prepare(0, 7, 3), original(samples, RECORD, seed=6, scale=0.08)(0, 7, 2)]
+    assert not any(np.array_equal(prepare(0, 7, 2), other) for other in others)
+    # by threads the same
+    at = places([[0, 1, 0, 1, 0], [1, 0, 1]], epoch=4)
+    one, many = (list(batches(samples, at, prepare, side=SIDE, threads=threads)) for threads in (0, 3))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(one, many, strict=True))
+    # by Pillow alone: cut, then resized
+    top, left, h, w = resized_box(60, 90, uniform(5, 2, np.array([7]), count=40, purpose=1)[0], smallest=0.08)
+    whole = Image.open(tmp_path / "a" / "0.png")
+    by_hand = whole.crop((left, top, left + w, top + h)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    assert np.array_equal(prepare(0, 7, 2), np.asarray(by_hand))
+
+
+@pytest.mark.parametrize("scale", [0.08, 0.5])
+def test_boxes_are_distributed_as_torchvisions(scale):
+    height, width = 300, 400
+    u = uniform(1, 0, np.arange(3000), count=40, purpose=1)
+    ours = np.array([resized_box(height, width, row, smallest=scale) for row in u])
+    top, left, h, w = ours.T
+    assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    share = h * w / (height * width)
+    assert share.min() > scale * 0.97 and share.max() <= 1
+    # a pixel of rounding on either side
+    assert ((w + 1) / (h - 1)).min() > 3 / 4 and ((w - 1) / (h + 1)).max() < 4 / 3
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    draw = partial(RandomResizedCrop.get_params, image, [scale, 1.0], [3 / 4, 4 / 3])
+    theirs = np.array([draw() for _ in range(3000)])
+    for mine, other in zip((*ours.T, share), (*theirs.T, theirs[:, 2] * theirs[:, 3] / 120_000), strict=True):
+        assert ks_2samp(mine, other).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(10, 1000), (1000, 10), (1, 5000), (5000, 1), (1, 1)])
+def test_strips_fall_back_as_torchvision_does(shape):
+    u = uniform(1, 0, np.arange(50), count=40, purpose=1)
+    found = {resized_box(*shape, row, smallest=0.08) for row in u}
+    theirs = RandomResizedCrop.get_params(torch.empty(3, *shape), [0.08, 1.0], [3 / 4, 4 / 3])
+    assert found == {theirs}
