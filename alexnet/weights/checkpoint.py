@@ -50,10 +50,10 @@ def optimizer_tensors(rule: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 def load_optimizer(rule: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Puts back what `optimizer_tensors` gave; a tensor that fits no parameter is a WeightsError."""
-    rule.state.clear()
+    ready: list[tuple[torch.nn.Parameter, str, torch.Tensor]] = []
     for name, value in tensors.items():
-        group, index, field = name.split(".")
         try:
+            group, index, field = name.split(".")
             parameter = rule.param_groups[int(group)]["params"][int(index)]
         except (IndexError, ValueError):
             raise WeightsError(f"optimizer.safetensors: {name} belongs to no parameter of this network") from None
@@ -61,8 +61,10 @@ def load_optimizer(rule: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
             raise WeightsError(f"optimizer.safetensors: {name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
         if value.ndim:
             # the layout decides the order of later sums: a resumed step must equal the unbroken one bit for bit
-            held = torch.empty_like(parameter, dtype=value.dtype)
-            value = held.copy_(value)
+            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        ready.append((parameter, field, value))
+    rule.state.clear()
+    for parameter, field, value in ready:
         rule.state[parameter][field] = value
 
 
@@ -96,7 +98,8 @@ def verify(folder: Path) -> None:
     except DataError as reason:
         raise WeightsError(str(reason)) from None
     for part in PARTS:
-        path, said = folder / part, manifest.get(part, {}) if isinstance(manifest, dict) else {}
+        path, said = folder / part, manifest.get(part) if isinstance(manifest, dict) else None
+        said = said if isinstance(said, dict) else {}
         if not path.is_file():
             raise WeightsError(f"{path}: missing")
         if path.stat().st_size != said.get("bytes") or files.sha256(path) != said.get("sha256"):

@@ -122,7 +122,9 @@ def _from_run(run: Run, folder: Path) -> Loaded:
     try:
         name, dropout = recipe["variant"]["value"], recipe["dropout"]["value"]
     except (KeyError, TypeError):
-        raise DataError(f"{run.folder / 'recipe.json'}: names no variant") from None
+        name, dropout = None, None
+    if not isinstance(name, str):
+        raise DataError(f"{run.folder / 'recipe.json'}: names no variant")
     model = build(name, classes=len(classes), seed=0, dropout=dropout)
     fit(model, checkpoint.load(folder, training=False).model, str(folder))
     return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.json("data.json"))

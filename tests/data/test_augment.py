@@ -118,7 +118,9 @@ def test_colour_noise_is_a_tenth_of_each_axis_deviation():
     still = Augment(mirror=False, random_crop=False)
     noisy = replace(still, colour_noise=0.1)
     small = replace(RECORD, side=2)
-    added = views(images, n, small, chosen=noisy, eigenvalues=VALUES, eigenvectors=AXES) - views(images, n, small, chosen=still)
+    added = views(images, n, small, chosen=noisy, eigenvalues=VALUES, eigenvectors=AXES) - views(
+        images, n, small, chosen=still
+    )
     shift = added[:, :, 0, 0].double().numpy()  # (B, 3)
     assert (added - added[:, :, :1, :1]).abs().max() < 1e-3, "one shift for a whole picture"
     along = shift @ AXES  # the columns are the axes

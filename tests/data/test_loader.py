@@ -73,7 +73,9 @@ def test_a_bad_image_is_an_error_or_is_listed_and_left_out(folder, tmp_path, thr
     for k, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         for i in range(3):
-            (tmp_path / name / f"{i}.png").write_bytes((folder / name / f"{i}.png").read_bytes()[: 40 if k == i else None])
+            (tmp_path / name / f"{i}.png").write_bytes(
+                (folder / name / f"{i}.png").read_bytes()[: 40 if k == i else None]
+            )
     samples = open_source(tmp_path)
     with pytest.raises(BadImage) as caught:
         made(samples, [[1, 2], [0, 3]], threads)
@@ -159,7 +161,9 @@ def decoders() -> set[str]:
 
 def test_closed_early_no_thread_is_left(folder):
     samples = open_source(folder)
-    running = batches(samples, places([[0, 1], [2, 3], [4, 5], [6, 7]]), stored(samples, RECORD), side=STORED, threads=3)
+    running = batches(
+        samples, places([[0, 1], [2, 3], [4, 5], [6, 7]]), stored(samples, RECORD), side=STORED, threads=3
+    )
     next(running)
     assert decoders()
     running.close()

@@ -36,7 +36,9 @@ def random_answers(count: int, classes: int, seed: int = 0) -> Answers:
     return answers(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), labels)
 
 
-@pytest.mark.parametrize(("correct", "count"), [(0, 1), (1, 1), (0, 40), (40, 40), (1, 7), (367, 459), (50_000, 99_999)])
+@pytest.mark.parametrize(
+    ("correct", "count"), [(0, 1), (1, 1), (0, 40), (40, 40), (1, 7), (367, 459), (50_000, 99_999)]
+)
 def test_the_interval_is_wilsons(correct, count):
     theirs = binomtest(correct, count).proportion_ci(0.95, method="wilson")
     assert wilson(correct, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
@@ -157,7 +159,11 @@ def test_ten_views_are_the_mean_of_ten_softmaxes(folder, network):
                 with torch.no_grad():
                     logits = model(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])[0].double().numpy()
                 said[mirrored].append(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
-        for views, by_hand in ((1, said[False][0]), (5, np.mean(said[False], 0)), (10, np.mean(said[False] + said[True], 0))):
+        for views, by_hand in (
+            (1, said[False][0]),
+            (5, np.mean(said[False], 0)),
+            (10, np.mean(said[False] + said[True], 0)),
+        ):
             assert np.abs(found[views].probabilities[row] - by_hand).max() < 1e-5, (row, views)
     assert np.abs(found[1].probabilities - found[10].probabilities).max() > 1e-3, "the views make no difference here"
     assert np.ptp(found[1].probabilities, axis=0).max() > 1e-3, "the pictures make no difference here"

@@ -2,6 +2,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_a_finished_run_answers_and_can_be_extended(pictures, tmp_path):
 def test_other_settings_or_pictures_are_refused(pictures, tmp_path):
     run = tmp_path / "run"
     start.train(asked(pictures, run, epochs=1), quiet())
-    with pytest.raises(UsageError, match=r"lr: 0\.02 there, 0\.5 asked"):
+    with pytest.raises(UsageError, match=r"lr: 0\.015 there, 0\.5 asked"):
         start.train(asked(pictures, run, epochs=1, lr=0.5), quiet())
     other = write_folder(tmp_path / "other", classes=3, each=20)
     with pytest.raises(UsageError, match=r"held-out|other pictures|gone"):
@@ -187,10 +188,12 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
     run, ticks = tmp_path / "run", itertools.count()
     # a clock on which each thing measured takes a second: steps, the validation of its 15 pictures, a save
     monkeypatch.setattr(start, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr(start, "LAST_RESORT", math.inf)  # the loop's own clock is the real one
     result = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     steps = json.loads((run / "recipe.json").read_text())["steps"]
-    # 3 % kept back, the last validation and save; a step costs 1 s and a fourth of a validation and a save
-    by_hand = int((20.0 * 0.97 - 1 - 1) / (1 + 2 / 4))
+    # 3 % kept back, the last validation and save; a step costs 1 s and, validated every other epoch of four
+    # steps, an eighth of a validation and a save
+    by_hand = int((20.0 * 0.97 - 1 - 1) / (1 + 2 / 8))
     assert steps == {"value": by_hand, "origin": "--max-time"} and result["last"]["step"] == by_hand
     again = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     assert again["last"] == result["last"]

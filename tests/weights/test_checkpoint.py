@@ -1,0 +1,230 @@
+"""A checkpoint is whole and verified, or it is not there: damage anywhere is seen, and names its file."""
+
+import io
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alexnet.errors import WeightsError
+from alexnet.network.build import build
+from alexnet.weights import checkpoint
+from alexnet.weights.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from alexnet.weights.run import fit
+
+ODD = {
+    "float32": torch.tensor([0.0, -0.0, 1e-45, 3.4e38, float("inf"), float("nan")]),
+    "bfloat16": torch.tensor([1.0, -2.5], dtype=torch.bfloat16),
+    "int64": torch.tensor(2**62 + 1),
+    "channels_last": torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last),
+    "empty": torch.zeros(0, 3),
+}
+
+
+def small(step: int = 7) -> Checkpoint:
+    draw = torch.Generator().manual_seed(step)
+    tensors = {"a.weight": torch.randn(3, 4, generator=draw), "a.bias": torch.randn(3, generator=draw)}
+    return Checkpoint(tensors, {"0.0.momentum_buffer": torch.randn(3, 4, generator=draw)}, {"step": step, "lr": 0.1})
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
+    name = checkpoint.save(tmp_path, Checkpoint(ODD, {"0.0.m": ODD["float32"]}, {"step": 1200, "x": None, "y": 0.1}))
+    assert name == "step-00001200"
+    assert sorted(p.name for p in (tmp_path / name).iterdir()) == sorted([*checkpoint.PARTS, "manifest.json"])
+    kept = checkpoint.load(tmp_path / name)
+    for key, value in ODD.items():
+        assert kept.model[key].dtype == value.dtype and kept.model[key].shape == value.shape
+        assert bits(kept.model[key]) == bits(value), key
+    assert kept.state == {"schema": checkpoint.SCHEMA, "step": 1200, "x": None, "y": 0.1}
+    assert not checkpoint.load(tmp_path / name, training=False).optimizer
+    assert set(load_file(tmp_path / name / "model.safetensors")) == set(ODD)
+
+
+def test_every_truncation_and_bit_flip_is_seen(tmp_path):
+    """Of each of the four files: cut anywhere, any bit turned, gone; always a WeightsError that names it."""
+    checkpoint.save(tmp_path / "whole", small())
+    whole, draw, tried = tmp_path / "whole" / "step-00000007", random.Random(0), 0
+    folder = tmp_path / "step-00000007"
+    shutil.copytree(whole, folder)
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        damaged = [content[:n] for n in {0, 1, len(content) - 1, *(draw.randrange(len(content)) for _ in range(25))}]
+        for at in (draw.randrange(8 * len(content)) for _ in range(70)):
+            turned = bytearray(content)
+            turned[at // 8] ^= 1 << at % 8
+            damaged.append(bytes(turned))
+        damaged.append(content + b"\0")
+        for changed in damaged:
+            path.write_bytes(changed)
+            # white space of the manifest may change: it says the same
+            if path.name == "manifest.json" and same(changed, content):
+                continue
+            with pytest.raises(WeightsError) as caught:
+                checkpoint.load(folder)
+            named = str(caught.value)
+            assert str(folder) in named and "\n" not in named
+            assert path.name in named or path.name == "manifest.json", named
+            tried += 1
+        path.unlink()
+        with pytest.raises(WeightsError, match=f"{path.name}: missing"):
+            checkpoint.load(folder)
+        path.write_bytes(content)
+        checkpoint.load(folder)
+    assert tried > 350
+
+
+def same(changed: bytes, content: bytes) -> bool:
+    try:
+        return json.loads(changed) == json.loads(content)
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("said", ["[]", "null", "7", '{"model.safetensors": []}', '{"model.safetensors": 3}'])
+def test_a_manifest_of_another_shape_is_damage(tmp_path, said):
+    checkpoint.save(tmp_path, small())
+    (tmp_path / "step-00000007" / "manifest.json").write_text(said)
+    with pytest.raises(WeightsError):
+        checkpoint.load(tmp_path / "step-00000007")
+
+
+def test_another_schema_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SCHEMA", 99)
+    checkpoint.save(tmp_path, small())
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match="schema 99; this program reads 1"):
+        checkpoint.load(tmp_path / "step-00000007")
+
+
+def test_a_damaged_one_is_written_again_a_whole_one_is_left(tmp_path):
+    checkpoint.save(tmp_path, small())
+    path = tmp_path / "step-00000007" / "model.safetensors"
+    before = path.stat().st_mtime_ns
+    checkpoint.save(tmp_path, small())
+    assert path.stat().st_mtime_ns == before
+    path.write_bytes(path.read_bytes()[:-1])
+    checkpoint.save(tmp_path, small())
+    assert torch.equal(checkpoint.load(path.parent).model["a.weight"], small().model["a.weight"])
+
+
+def test_numbers_that_json_cannot_hold_leave_nothing(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        checkpoint.save(tmp_path, Checkpoint({}, {}, {"step": 3, "loss": float("nan")}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(WeightsError, match="MB are free"):
+        checkpoint.save(tmp_path, small())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_unfinished_is_not_found_and_pruning_keeps_what_is_named(tmp_path):
+    names = [checkpoint.save(tmp_path, small(step)) for step in (30, 4, 200)]
+    left = tmp_path / ".step-00000300.123.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "step-5").mkdir()
+    (tmp_path / "step-00000009").write_text("a file")
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000004", "step-00000030", "step-00000200"]
+    checkpoint.prune(tmp_path, {names[0], names[2], "step-77777777"})
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000030", "step-00000200"]
+    assert not left.exists() and (tmp_path / "step-5").is_dir()
+    assert checkpoint.found(tmp_path / "none") == []
+
+
+def stepped(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = build("tiny", classes=3, seed=seed).to(memory_format=torch.channels_last)
+    rule = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model.eval()(images).square().sum().backward()
+    rule.step()
+    return model, rule
+
+
+def test_momentum_comes_back_in_its_layout(tmp_path):
+    model, rule = stepped()
+    name = checkpoint.save(tmp_path, Checkpoint(model.state_dict(), optimizer_tensors(rule), {"step": 1}))
+    kept = checkpoint.load(tmp_path / name)
+    other = build("tiny", classes=3, seed=5).to(memory_format=torch.channels_last)
+    again = torch.optim.SGD(other.parameters(), lr=0.01, momentum=0.9)
+    load_optimizer(again, kept.optimizer)
+    fit(other, kept.model, "x")
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        a, b = rule.state[mine]["momentum_buffer"], again.state[theirs]["momentum_buffer"]
+        assert torch.equal(a, b) and a.stride() == b.stride() == theirs.stride()
+    assert any(p.ndim == 4 and not p.is_contiguous() for p in other.parameters()), "no layout to keep"
+
+
+def test_a_rule_with_numbers_of_its_own(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    rule = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    rule.step()
+    again = torch.optim.Adam(torch.nn.Linear(3, 2).parameters())
+    load_optimizer(again, {name: value.clone() for name, value in optimizer_tensors(rule).items()})
+    assert {k: v.tolist() for k, v in optimizer_tensors(again).items()} == {
+        k: v.tolist() for k, v in optimizer_tensors(rule).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"0.99.momentum_buffer": torch.zeros(3)},
+        {"9.0.momentum_buffer": torch.zeros(3)},
+        {"0.0.momentum_buffer": torch.zeros(12, 3, 11, 10)},
+        {"a.b.c": torch.zeros(3)},
+        {"momentum": torch.zeros(3)},
+    ],
+)
+def test_momentum_that_fits_nothing_is_refused_and_nothing_is_loaded(tensors):
+    _, rule = stepped()
+    before = {name: value.clone() for name, value in optimizer_tensors(rule).items()}
+    with pytest.raises(WeightsError, match=r"optimizer\.safetensors"):
+        load_optimizer(rule, {**before, **tensors})
+    after = optimizer_tensors(rule)
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_weights_that_do_not_fit_are_refused_whole():
+    model = build("tiny", classes=3, seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    other = {name: value + 1 for name, value in before.items()}
+    cases = [
+        ({k: v for k, v in other.items() if k != "fc7.bias"}, "fc7.bias is missing"),
+        ({**other, "fc9.weight": torch.zeros(1)}, "fc9.weight is not known"),
+        ({**other, "fc8.weight": torch.zeros(4, 512)}, r"fc8.weight is \(4, 512\), expected \(3, 512\)"),
+    ]
+    for tensors, words in cases:
+        with pytest.raises(WeightsError, match=words) as caught:
+            fit(model, tensors, "here")
+        assert "here: does not fit variant tiny" in str(caught.value) and caught.value.code == 4
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(WeightsError) as caught:
+        fit(model, {}, "here")
+    assert len(str(caught.value)) < 250, "a line, not a list of everything"
+    fit(model, other, "here")
+    assert torch.equal(model.get_parameter("fc8.bias"), other["fc8.bias"])
+
+
+def test_what_is_no_safetensors_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    for content in (b"", b"PK\x03\x04", stream.getvalue(), b"\x80\x04N."):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"x\.safetensors: cannot be read"):
+            checkpoint.read_tensors(path)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        checkpoint.read_tensors(Path(tmp_path / "none"))
