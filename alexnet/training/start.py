@@ -25,7 +25,7 @@ from ..data.stats import measure
 from ..errors import DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
-from ..network.variants import Conv, He, Linear, Variant, variant
+from ..network.variants import BatchNorm, Conv, He, Linear, Variant, variant
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of
 from . import loop
@@ -202,8 +202,10 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     chosen, origin = resolve(asked)
     if asked.accumulate < 1:
         raise UsageError(f"--accumulate {asked.accumulate}: must be at least 1")
-    if chosen.variant == "bn" and asked.accumulate > 1:
-        raise UsageError("--accumulate: batch normalisation sees the parts of a batch, not the batch; use 1 with bn")
+    if asked.accumulate > 1 and any(isinstance(row, BatchNorm) for row in variant(chosen.variant).layers):
+        raise UsageError(
+            f"--accumulate: batch normalisation sees the parts of a batch, not the batch; use 1 with {chosen.variant}"
+        )
     if asked.max_steps is not None and asked.max_steps < 1:
         raise UsageError(f"--max-steps {asked.max_steps}: must be at least 1")
     if not 0.0 <= asked.val_fraction < 1.0:

@@ -71,7 +71,7 @@ def test_killed_and_run_again_equals_unbroken(tmp_path, pictures, unbroken, prec
     for kill in range(KILLS):
         child = subprocess.Popen(
             command(pictures, run, precision, workers), env=environment(tmp_path / "cache"),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         target = (kill + 1) * STEPS // (KILLS + 1)
         metrics = run / "metrics.jsonl"
