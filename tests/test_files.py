@@ -29,6 +29,7 @@ def test_a_fault_in_a_write_leaves_the_old_bytes(tmp_path, monkeypatch, step):
         files.write(path, "new and longer")
     monkeypatch.undo()
     assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     files.write(path, b"new")
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
@@ -111,7 +112,8 @@ def test_a_lock_held_elsewhere_is_refused_at_once_and_goes_with_its_process(tmp_
     finally:
         child.kill()
         child.communicate()
-    with files.lock(path):  # killed, it holds nothing
+    # killed, it holds nothing; and our own lock keeps others out
+    with files.lock(path), pytest.raises(UsageError, match="another process"), files.lock(path):
         pass
     with files.lock(path):
         pass

@@ -38,7 +38,10 @@ def main(tokens: list[str] | None = None) -> None:
     """Runs a command; a user's mistake is one line on stderr and the exit code of `errors.py`."""
     debug = os.environ.get("ALEXNET_DEBUG") == "1"
     try:
-        app(tokens, exit_on_error=False, print_error=False)
+        try:
+            app(tokens, exit_on_error=False, print_error=False)
+        finally:
+            sys.stdout.flush()  # a pipe that nobody reads is found out here, not in the interpreter's last moments
     except CycloptsError as reason:
         _fail(" ".join(str(reason).split()), errors.UsageError.code)
     except errors.AlexNetError as reason:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from ..errors import UsageError
+
 app = App(name="data", help="Look at a data set, or fetch one.", help_format="plaintext", help_formatter="plain")
 
 
@@ -41,6 +43,8 @@ def stats(
     from ..training.journal import console_for
     from ..weights.run import preprocess_of
 
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
     chosen = variant_named(variant)
     found = open_data(data, val_fraction=val_fraction, seed=seed)
     measured = measure(found.train, preprocess_of(chosen), threads=workers, cache=cache_folder(), bad_images="skip")

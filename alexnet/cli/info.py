@@ -1,33 +1,40 @@
 """`alexnet info VARIANT`: what a variant is and costs, or what two do differently."""
 
 from json import dumps
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alexnet.network.cost import cost, describe, difference
-from alexnet.network.variants import Variant
-from alexnet.network.variants import variant as lookup
+from ..errors import UsageError
+from ..network.cost import cost, describe, difference
+from ..network.variants import Variant
+from ..network.variants import variant as lookup
 
 
-def info(variant: str, *, classes: int = 1000, diff: str | None = None, json: bool = False) -> None:
-    """Show a variant layer by layer: shapes, receptive fields, parameters, multiply-adds.
+def info(
+    variant: str,
+    *,
+    classes: int = 1000,
+    diff: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """A variant layer by layer: shapes, receptive fields, parameters, multiply-adds.
 
-    Examples: `alexnet info paper` · `alexnet info paper --diff caffe` · `alexnet info tiny --classes 10 --json`
+    alexnet info paper --diff caffe
+    alexnet info tiny --classes 10 --json
 
-    Parameters
-    ----------
-    variant
-        article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny.
-    classes
-        Outputs of the last layer.
-    diff
-        Another variant: show only what differs, number by number, each with its source.
-    json
-        Print one JSON document instead of a table.
+    Parameters:
+        variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny
+        classes: outputs of the last layer
+        diff: another variant: only what differs, number by number, each with its source
+        json: print one JSON document
     """
+    if classes < 1:
+        raise UsageError(f"--classes {classes}: must be at least 1")
     here = lookup(variant)
     if diff is not None:
         _print_difference(here, lookup(diff), json=json)

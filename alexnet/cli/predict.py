@@ -13,7 +13,7 @@ FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would take for a formula
 
 def predict(
     run: str,
-    pictures: Annotated[list[str], Parameter(negative="")],
+    pictures: Annotated[list[str], Parameter(negative="", allow_leading_hyphen=True)],
     /,
     *,
     k: Annotated[int, Parameter(name=["-k"])] = 5,
@@ -44,6 +44,9 @@ def predict(
     from ..evaluation import predict as predicting
     from ..training.start import device_of
 
+    for name in pictures:
+        if name.startswith("-") and name != "-":
+            raise UsageError(f"{name}: unknown option (a file of that name is ./{name})")
     if k < 1:
         raise UsageError(f"-k {k}: must be at least 1")
     if views not in (1, 5, 10):

@@ -9,7 +9,7 @@ import torch
 from ..data.loader import BadImages
 from ..data.samples import Samples
 from ..data.sources import open_data, open_held_out
-from ..errors import DataError, UsageError
+from ..errors import DataError, NumbersError, UsageError
 from ..weights.run import Loaded, open_run
 from .score import Answers, Score, answer, average, score
 
@@ -66,9 +66,16 @@ def judge(
     bad_images: BadImages = "error",
     seed: int = 0,
 ) -> Verdict:
-    """The score of one run, or of several with their probabilities averaged (the paper's ensembles)."""
+    """The score of one run, or of several with their probabilities averaged (the paper's ensembles).
+
+    NumbersError: a network whose answers are not finite.
+    """
     if views not in (1, 5, 10):
         raise UsageError(f"--views {views}: must be 1, 5 or 10")
+    if batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: must be at least 1")
+    if threads < 0:
+        raise UsageError(f"--workers {threads}: must be at least 0")
     first = open_run(runs[0], seed=seed)
     samples = samples_for(first, data)
     said = []
@@ -91,6 +98,8 @@ def judge(
             threads=threads,
             bad_images=bad_images,
         )
+        if not np.isfinite(answers.probabilities).all():
+            raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")
         own = np.empty_like(answers.probabilities)
         own[:, order] = answers.probabilities
         said.append(Answers(own, answers.labels, answers.keys, answers.bad, answers.views))

@@ -34,7 +34,7 @@ class Answers:
     views: int
 
     def ranks(self) -> NDArray[np.int64]:
-        """(N,) how many classes stand before the true one; a bad image: more than there are.
+        """(N,) how many classes stand before the true one; a bad image or NaN: more than there are.
 
         Among equals the lower index is first. DEVIATES from [CODE12], which shares the credit among them.
         """
@@ -42,6 +42,7 @@ class Answers:
         true = p[np.arange(len(p)), self.labels][:, None]
         before = (p > true) | ((p == true) & (np.arange(p.shape[1])[None, :] < self.labels[:, None]))
         ranks = before.sum(1)
+        ranks[np.isnan(true[:, 0])] = np.iinfo(np.int64).max  # nothing compares with NaN: it would be the first
         ranks[list(self.bad)] = np.iinfo(np.int64).max  # not the number of classes: of four, it would be in the top 5
         return ranks
 

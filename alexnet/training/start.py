@@ -206,6 +206,10 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError(
             f"--accumulate: batch normalisation sees the parts of a batch, not the batch; use 1 with {chosen.variant}"
         )
+    if asked.save_every < 1:
+        raise UsageError(f"--save-every {asked.save_every}: must be at least 1")
+    if asked.workers is not None and asked.workers < 0:
+        raise UsageError(f"--workers {asked.workers}: must be at least 0")
     if asked.max_steps is not None and asked.max_steps < 1:
         raise UsageError(f"--max-steps {asked.max_steps}: must be at least 1")
     if not 0.0 <= asked.val_fraction < 1.0:

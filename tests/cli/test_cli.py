@@ -1,36 +1,81 @@
+"""The command line as its users meet it: help, one JSON document, exit codes, one line for a mistake."""
+
+import io
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from alexnet.cli import main
+from alexnet.cli import app, main
+from alexnet.cli.predict import plain
+from alexnet.errors import AlexNetError, UsageError
 from tests.pictures import write_folder
 
+ROOT = Path(__file__).parent.parent.parent
 VERBS = (["train"], ["eval"], ["predict"], ["info"], ["data", "stats"], ["data", "get"])
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("ALEXNET_DEBUG", raising=False)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"), classes=2, each=12)
+def pictures(tmp_path_factory) -> Path:
+    """Two classes, the first of a name that a spreadsheet would compute."""
+    folder = write_folder(tmp_path_factory.mktemp("pictures"), classes=2, each=15)
+    (folder / "class0").rename(folder / "=1+1")
+    return folder
 
 
-def works(tokens, capsys) -> str:
-    with pytest.raises(SystemExit) as ended:
+def command(pictures: Path, run: Path, *more: object) -> list[str]:
+    asked = ["train", pictures, "--variant", "tiny", "--run", run, "--epochs", 1, "--batch-size", 6, "--workers", 1,
+             "--precision", "fp32", *more]  # fmt: skip
+    return [str(one) for one in asked]
+
+
+def ended(tokens: list, capsys) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
         main([str(token) for token in tokens])
-    assert not ended.value.code
-    return capsys.readouterr().out
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
 
 
-def fails(tokens, capsys) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(token) for token in tokens])
-    return ended.value.code, capsys.readouterr().err
+def works(tokens: list, capsys) -> str:
+    code, out, err = ended(tokens, capsys)
+    assert code == 0, err
+    return out
+
+
+def fails(tokens: list, capsys) -> tuple[int, str]:
+    """Exit code and the one line that says why."""
+    code, _, err = ended(tokens, capsys)
+    assert err.startswith("alexnet: ") and err.endswith("\n") and err.count("\n") == 1, err
+    return code, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pictures) -> tuple[Path, str, str]:
+    """A run, and what `train --json` said on stdout and stderr."""
+    run, out, err = tmp_path_factory.mktemp("runs") / "run", io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALEXNET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as caught:
+            main(command(pictures, run, "--json"))
+    assert not caught.value.code, err.getvalue()
+    return run, out.getvalue(), err.getvalue()
 
 
 def test_help_answers_without_torch():
@@ -41,67 +86,277 @@ def test_help_answers_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(verb[0] in done.stdout for verb in VERBS)
+    assert all(f"  {verb[0]}: " in done.stdout for verb in VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_help_fits_a_screen(verb, capsys, monkeypatch):
+def test_help_fits_a_screen_and_shows_an_example(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit) as ended:
-        main([*verb, "--help"])
-        raise SystemExit(0)
-    said = capsys.readouterr().out
-    assert not ended.value.code
-    assert len(said.splitlines()) <= 50
-    assert f"alexnet {' '.join(verb)} " in said
+    lines = works([*verb, "--help"], capsys).splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 100
+    assert any(line.startswith(f"alexnet {' '.join(verb)} ") for line in lines)
+
+
+def test_the_verbs_are_those_tested_here():
+    there = {name for name in app if not name.startswith("-")}
+    assert there == {verb[0] for verb in VERBS}
+    assert {name for name in app["data"] if not name.startswith("-")} == {verb[1] for verb in VERBS if verb[1:]}
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_stands_in_the_documentation(verb):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert any(f"alexnet {' '.join(verb)}" in page.read_text() for page in pages)
 
 
 @pytest.mark.parametrize(
     ("tokens", "code", "says"),
     [
         (["train", "no/such/folder"], 3, "no/such/folder"),
+        (["data", "stats", "no/such/folder"], 3, "no/such/folder"),
+        (["predict", "tiny", "no-such.jpg"], 3, "no-such.jpg"),
+        (["data", "get", "floers"], 3, "known are flowers"),
         (["train", "digits", "--recipe", "fost"], 2, "fost"),
         (["train", "digits", "--variant", "papper"], 2, "papper"),
         (["train", "digits", "--nonsense"], 2, "nonsense"),
+        (["train", "digits", "more"], 2, "more"),
         (["train", "digits", "--epochs", "many"], 2, "many"),
+        (["train", "digits", "--epochs"], 2, "--epochs"),
+        (["train", "digits", "--epochs", "0"], 2, "epochs=0"),
+        (["train", "digits", "--lr", "nan"], 2, "lr=nan"),
+        (["train", "digits", "--set", "lr"], 2, "key=value"),
+        (["train", "digits", "--set", "rate=1"], 2, "rate"),
+        (["train", "digits", "--set", "lr=fast"], 2, "expected float"),
+        (["train", "digits", "--max-time", "20"], 2, "as in 20m"),
+        (["train", "digits", "--bad-images", "keep"], 2, "keep"),
+        (["train", "digits", "--device", "tpu"], 2, "tpu"),
+        (["train", "digits", "--precision", "fp8"], 2, "fp8"),
+        (["train", "digits", "--workers", "-1"], 2, "--workers -1"),
+        (["train", "digits", "--save-every", "0"], 2, "--save-every 0"),
+        (["train", "digits", "--variant", "bn", "--accumulate", "2"], 2, "with bn"),
         (["trian"], 2, "trian"),
+        (["data", "gets"], 2, "gets"),
+        (["eval"], 2, "RUNS"),
         (["eval", "no-such-run"], 2, "no-such-run"),
-        (["predict", "tiny", "no-such.jpg"], 3, "no-such.jpg"),
+        (["eval", "tiny"], 2, "name DATA"),
+        (["eval", "tiny", "--views", "3"], 2, "--views 3"),
+        (["eval", "tiny", "--min-top1", "70"], 2, "--min-top1"),
+        (["eval", "tiny", "digits", "--batch-size", "0"], 2, "--batch-size 0"),
+        (["eval", "tiny", "digits", "--workers", "-1"], 2, "--workers -1"),
+        (["predict", "tiny"], 2, "PICTURES"),
+        (["predict", "tiny", "x.jpg", "-k", "0"], 2, "-k 0"),
+        (["predict", "tiny", "x.jpg", "--jsno"], 2, "--jsno: unknown option"),
+        (["predict", "tiny", "--jsno", "x.jpg"], 2, "--jsno: unknown option"),
+        (["predict", "tiny", "x.jpg", "--json", "--csv"], 2, "one of them"),
+        (["info"], 2, "requires an argument"),
         (["info", "papper"], 2, "papper"),
+        (["info", "paper", "--diff", "papper"], 2, "papper"),
+        (["info", "paper", "--classes", "0"], 2, "--classes 0"),
+        (["data", "stats", "digits", "--workers", "0"], 2, "--workers 0"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line_and_an_exit_code(tokens, code, says, capsys):
+def test_a_mistake_is_one_line_and_an_exit_code(tokens, code, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     got, said = fails(tokens, capsys)
-    assert got == code
-    assert said.startswith("alexnet: ") and said.count("\n") == 1 and says in said
+    assert got == code and says in said
+    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
 
 
-def test_a_corrupt_picture_is_named(pictures, tmp_path, capsys):
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes((pictures / "class0" / "001.jpg").read_bytes()[:300])
-    code, said = fails(["predict", "tiny", bad], capsys)
-    assert code == 3 and "bad.jpg" in said and said.count("\n") == 1
+def test_debug_shows_where_it_happened(monkeypatch):
+    monkeypatch.setenv("ALEXNET_DEBUG", "1")
+    with pytest.raises(UsageError, match="papper"):
+        main(["info", "papper"])
 
 
-def test_train_eval_predict_print_one_document_each(pictures, tmp_path, capsys):
-    run = tmp_path / "run"
-    asked = ["--variant", "tiny", "--run", run, "--epochs", "1", "--batch-size", "6", "--json"]
-    trained = json.loads(works(["train", pictures, *asked], capsys))
-    assert {"run", "best", "last", "seconds", "images_per_second", "stopped"} <= set(trained)
-    judged = json.loads(works(["eval", run, "--json"], capsys))
+def test_a_fault_of_the_programs_own_is_not_hidden(monkeypatch):
+    monkeypatch.setattr("alexnet.cli.info.lookup", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["info", "paper"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(AlexNetError("x"), 1), (MemoryError(), 1), (KeyboardInterrupt(), 130)], ids=repr
+)
+def test_other_ends(fault, code, monkeypatch, capsys):
+    def ending(name: str) -> None:
+        raise fault
+
+    monkeypatch.setattr("alexnet.cli.info.lookup", ending)
+    got, out, err = ended(["info", "paper"], capsys)
+    assert got == code and not out and err.count("\n") == (0 if code == 130 else 1)
+
+
+def test_info_prints_one_document(capsys):
+    said = json.loads(works(["info", "tiny", "--classes", "10", "--json"], capsys))
+    assert {"variant", "parameters", "macs", "neurons", "input", "layers"} <= said.keys()
+    assert said["input"] == [3, 64, 64] and said["variant"] == "tiny"
+    for layer in said["layers"]:
+        assert {"name", "kind", "out", "parameters", "macs", "receptive_field"} <= layer.keys()
+    assert sum(layer["parameters"] for layer in said["layers"]) == said["parameters"]
+    different = json.loads(works(["info", "paper", "--diff", "caffe", "--json"], capsys))
+    assert different["variants"] == ["paper", "caffe"] and different["differences"]
+
+
+def test_train_prints_one_document(trained):
+    run, out, err = trained
+    said = json.loads(out)
+    assert {"run", "best", "last", "seconds", "images_per_second", "stopped"} <= said.keys()
+    assert said["run"] == str(run) and said["stopped"] == "done"
+    assert {"step", "top1", "top5"} <= said["best"].keys() and {"step", "top1", "top5"} <= said["last"].keys()
+    assert 0 <= said["best"]["top1"] <= said["best"]["top5"] == 1
+    assert "epoch" in err, "what is for a person is on stderr"
+
+
+def test_eval_prints_one_document(trained, capsys):
+    run, out, _ = trained
+    said = json.loads(works(["eval", run, "--json"], capsys))
     assert {
         "top1", "top5", "top1_error", "top5_error", "top1_interval", "mean_class_accuracy", "loss", "count", "views",
         "bad_images", "models",
-    } <= set(judged)  # fmt: skip
-    seen = json.loads(works(["predict", run, pictures / "class1", "--json", "-k", "1"], capsys))
-    assert len(seen) == 12 and set(seen[0]) == {"path", "predictions"}
-    assert set(seen[0]["predictions"][0]) == {"index", "label", "probability"}
-    if judged["top1"] < 1:
-        code, said = fails(["eval", run, "--min-top1", "1.0"], capsys)
-        assert code == 6 and "below" in said
-    last = run / "checkpoints" / (run / "last").read_text().strip() / "model.safetensors"
-    content = bytearray(last.read_bytes())
+    } <= said.keys()  # fmt: skip
+    assert said["count"] == 6 and said["views"] == 1 and said["models"] == [str(run)] and said["bad_images"] == 0
+    assert said["top1"] == json.loads(out)["best"]["top1"] == pytest.approx(1 - said["top1_error"])
+    low, high = said["top1_interval"]
+    assert low <= said["top1"] <= high
+
+
+def test_predict_prints_one_document(trained, pictures, capsys):
+    said = json.loads(works(["predict", trained[0], pictures / "class1", "--json", "-k", "1"], capsys))
+    assert len(said) == 15 and [one["path"] for one in said] == sorted(one["path"] for one in said)
+    for one in said:
+        assert one.keys() >= {"path", "predictions"} and len(one["predictions"]) == 1
+        assert one["predictions"][0].keys() >= {"index", "label", "probability"}
+        assert 0.5 <= one["predictions"][0]["probability"] <= 1 and one["predictions"][0]["label"] in ("=1+1", "class1")
+
+
+def test_stats_prints_one_document(pictures, capsys):
+    said = json.loads(works(["data", "stats", pictures, "--variant", "tiny", "--json"], capsys))
+    assert said["train"] == 24 and said["val"] == 6 and len(said["classes"]) == 2 and len(said["mean"]) == 3
+    assert said["height"] == [80, 80.0, 80] and said["stored"] == 73
+
+
+def test_predict_from_standard_input_equals_the_file(trained, pictures, capsys, monkeypatch):
+    picture = pictures / "class1" / "000.png"
+    from_file = json.loads(works(["predict", trained[0], picture, "--json"], capsys))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(picture.read_bytes())))
+    piped = json.loads(works(["predict", trained[0], "-", "--json"], capsys))
+    assert piped == [{"path": "-", "predictions": from_file[0]["predictions"]}]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    code, said = fails(["predict", trained[0], "-"], capsys)
+    assert code == 3 and "-: " in said
+
+
+def test_no_spreadsheet_computes_what_is_printed(trained, pictures, tmp_path, capsys, monkeypatch):
+    for start in "=+-@":
+        assert plain(f"{start}1+1") == f"'{start}1+1"
+    assert plain("rose=1") == "rose=1"
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(pictures / "class1" / "000.png", "=cmd.png")
+    rows = [line.split(",") for line in works(["predict", trained[0], "=cmd.png", "--csv"], capsys).splitlines()]
+    assert rows[0] == ["path", "rank", "index", "label", "probability"] and len(rows) == 3
+    assert {row[3] for row in rows[1:]} == {"'=1+1", "class1"}
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
+
+
+def test_a_corrupt_picture_is_named(trained, pictures, tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes((pictures / "class1" / "001.jpg").read_bytes()[:300])
+    code, said = fails(["predict", trained[0], bad], capsys)
+    assert code == 3 and "bad.jpg" in said
+    folder = tmp_path / "data" / "class1"
+    folder.mkdir(parents=True)
+    bad.rename(folder / "bad.jpg")
+    code, said = fails(["eval", trained[0], folder.parent], capsys)
+    assert code == 3 and "bad.jpg" in said
+
+
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
+    shutil.copytree(trained[0], tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / (tmp_path / "run" / "best").read_text().strip()
+    content = bytearray((best / "model.safetensors").read_bytes())
     content[-1] ^= 1
-    last.write_bytes(content)
-    code, said = fails(["eval", last.parent], capsys)
-    assert code == 4 and "model.safetensors" in said
+    (best / "model.safetensors").write_bytes(content)
+    for where in (tmp_path / "run", best):
+        code, said = fails(["eval", where], capsys)
+        assert code == 4 and "model.safetensors" in said
+
+
+def test_a_gate_missed_still_gives_the_result(trained, pictures, tmp_path, capsys):
+    wrong = tmp_path / "data"  # each picture under the other's class, so that one of both sets is below the gate
+    shutil.copytree(pictures / "=1+1", wrong / "class1")
+    shutil.copytree(pictures / "class1", wrong / "=1+1")
+    ends = {}
+    for data in (wrong, pictures):
+        code, out, err = ended(["eval", trained[0], data, "--min-top1", "0.51", "--json"], capsys)
+        top1 = json.loads(out)["top1"]
+        assert code == (0 if top1 >= 0.51 else 6)
+        assert not err if code == 0 else err.startswith("alexnet: top-1 is") and err.count("\n") == 1
+        ends[code] = top1
+    assert 6 in ends
+    assert works(["eval", trained[0], "--min-top1", "0"], capsys).startswith("top-1 accuracy")
+
+
+def test_a_loss_that_is_no_number(pictures, tmp_path, capsys):
+    code, said = fails(command(pictures, tmp_path / "run", "--lr", "1e9"), capsys)
+    assert code == 5 and "step" in said and "--lr" in said
+
+
+def test_a_refused_continuation_lists_what_differs(trained, pictures, capsys):
+    code, _, err = ended(command(pictures, trained[0], "--lr", "0.5", "--seed", "3"), capsys)
+    lines = err.splitlines()
+    assert code == 2 and lines[0].startswith("alexnet: ") and "other settings" in lines[0]
+    assert [line.split(":")[0] for line in lines[1:]] == ["  lr", "  seed"]
+    assert "0.5 asked (--lr)" in lines[1]
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(pictures, tmp_path, capsys):
+    run = tmp_path / "run"
+    asked = command(pictures, run, "--max-steps", 400, "--json")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "alexnet", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while child.poll() is None and time.monotonic() < end:
+        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 1000:
+            break
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 75, err
+    said = json.loads(out)
+    assert said["stopped"] == "signal" and said["run"] == str(run)
+    assert err.splitlines()[-1].startswith("alexnet: ") and "run it again to go on" in err and "Traceback" not in err
+    at = int((run / "last").read_text().strip().removeprefix("step-"))
+    assert 0 < at < 400
+    shorter = command(pictures, run, "--max-steps", at + 4, "--json")
+    code, out, err = ended(shorter, capsys)
+    assert code == 0 and f"goes on from step {at} of {at + 4}" in err
+    assert json.loads(out)["last"]["step"] == at + 4 and json.loads(out)["stopped"] == "done"
+
+
+def test_a_second_signal_ends_it_at_once():
+    program = (
+        "import signal\nfrom alexnet import stop\nwith stop.watch():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n    assert stop.requested()\n    print('saving', flush=True)\n"
+        "    signal.raise_signal(signal.SIGINT)\n    print('never')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and done.stdout == "saving\n" and not done.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_a_reader_that_has_gone_is_no_fault(form):
+    # unbuffered, nothing is left to fail in the interpreter's last moments
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "alexnet", "info", "paper", *form], stdout=write, stderr=subprocess.PIPE, text=True,
+            check=False, env=buffered,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert done.stderr == "" and done.returncode in (0, 1)

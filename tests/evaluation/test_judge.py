@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet.errors import DataError, UsageError
+from alexnet.errors import DataError, NumbersError, UsageError
 from alexnet.evaluation.judge import judge
 from alexnet.evaluation.predict import load
 from alexnet.training import start
@@ -164,6 +164,19 @@ def test_runs_of_other_classes_make_no_ensemble(run, tmp_path):
 def test_an_untrained_variant_takes_the_classes_of_the_first(run):
     found = judge([str(run), "tiny"], None)
     assert found.answers.probabilities.shape == (12, 3)
+
+
+def test_a_network_whose_answers_are_no_numbers_has_no_score(run, tmp_path):
+    broken = shutil.copytree(run, tmp_path / "broken")
+    best = broken / "checkpoints" / (broken / "best").read_text().strip()
+    kept = checkpoint.load(best)
+    kept.model["fc8.bias"][1] = float("inf")  # the softmax is NaN in every class
+    shutil.rmtree(best)
+    kept.state.pop("schema")
+    checkpoint.save(broken / "checkpoints", kept)
+    with pytest.raises(NumbersError, match="not finite numbers") as caught:
+        judge([str(run), str(broken)], None)
+    assert str(broken) in str(caught.value) and str(run) + ":" not in str(caught.value)
 
 
 def test_a_moved_run_still_finds_its_pictures(run, tmp_path):

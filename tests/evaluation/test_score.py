@@ -86,6 +86,12 @@ def test_a_bad_image_is_wrong_and_counted():
     assert nothing.top1 == 0 and nothing.count == 3 and nothing.loss == math.inf
 
 
+def test_an_answer_that_is_no_number_is_wrong():
+    found = score(answers([[math.nan] * 3, [math.nan] * 3, [0.2, 0.7, 0.1]], [0, 2, 1]))
+    assert found.correct1 == 1 and found.correct5 == 1 and found.class_correct.tolist() == [0, 1, 0]
+    assert math.isnan(found.loss)
+
+
 def test_an_ensemble_is_the_mean_of_softmaxes():
     logits = np.random.default_rng(0).normal(size=(3, 50, 8)) * 3
     labels = np.arange(50) % 8
