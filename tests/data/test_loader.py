@@ -192,6 +192,8 @@ def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):
     assert np.array_equal(prepare(0, 7, 2), prepare(1, 7, 2)), "the draw belongs to the place, not to the row"
     others = [prepare(0, 8, 2), prepare(0, 7, 3), original(samples, RECORD, seed=6, scale=0.08)(0, 7, 2)]
     assert not any(np.array_equal(prepare(0, 7, 2), other) for other in others)
+    firsts = [original(samples, RECORD, seed=seed, scale=0.08)(0, 0, 0) for seed in range(4)]
+    assert len({first.tobytes() for first in firsts}) == 4, "the first place draws too"
     # by threads the same
     at = places([[0, 1, 0, 1, 0], [1, 0, 1]], epoch=4)
     one, many = (list(batches(samples, at, prepare, side=SIDE, threads=threads)) for threads in (0, 3))

@@ -166,6 +166,13 @@ def test_momentum_comes_back_in_its_layout(tmp_path):
     assert any(p.ndim == 4 and not p.is_contiguous() for p in other.parameters()), "no layout to keep"
 
 
+def test_what_the_rule_held_before_is_gone():
+    _, rule = stepped()
+    kept = {name: value.clone() for name, value in optimizer_tensors(rule).items() if name.startswith("0.1.")}
+    load_optimizer(rule, kept)
+    assert optimizer_tensors(rule).keys() == kept.keys() == {"0.1.momentum_buffer"}
+
+
 def test_a_rule_with_numbers_of_its_own(tmp_path):
     model = torch.nn.Linear(3, 2)
     rule = torch.optim.Adam(model.parameters())
