@@ -7,8 +7,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .errors import DataError, UsageError
 
@@ -49,6 +52,13 @@ def write(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Put `value` at `path` as indented JSON, whole; NaN and infinity are refused."""
     write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Put `array` at `path` as .npy, whole; it holds numbers, never objects."""
+    stream = BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    write(path, stream.getvalue())
 
 
 def read_json(path: Path) -> Any:

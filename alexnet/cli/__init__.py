@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
+from rich.console import Console
 
 from .. import errors
 from . import data, info, predict, train
@@ -27,6 +28,11 @@ app.command(evaluate, name="eval")
 app.command(predict.predict)
 app.command(info.info)
 app.command(data.app)
+
+
+def console_for(json_wanted: bool) -> Console:
+    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document."""
+    return Console(file=sys.stderr if json_wanted else sys.stdout, soft_wrap=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -40,8 +40,8 @@ def stats(
     from ..data.sources import open_data
     from ..data.stats import measure
     from ..network.variants import variant as variant_named
-    from ..training.journal import console_for
     from ..weights.run import preprocess_of
+    from . import console_for
 
     if workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")

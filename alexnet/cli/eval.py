@@ -49,9 +49,9 @@ def evaluate(
     from rich.table import Table
 
     from ..evaluation import judge, score
-    from ..training.journal import console_for
-    from ..training.start import device_of, precision_of
+    from ..ranks import device_of, precision_of
     from ..weights.run import is_run
+    from . import console_for
 
     if data is None and len(runs) > 1 and not is_run(runs[-1]):
         runs, data = runs[:-1], runs[-1]

@@ -42,7 +42,7 @@ def predict(
     from ..data.sources import open_images
     from ..errors import UsageError
     from ..evaluation import predict as predicting
-    from ..training.start import device_of
+    from ..ranks import device_of
 
     for name in pictures:
         if name.startswith("-") and name != "-":

@@ -77,9 +77,10 @@ def train(
         set: key=value, any field of the recipe
         json: print one JSON document
     """
-    from ..training import journal, start
+    from ..training import start
+    from . import console_for
 
-    console = journal.console_for(json)
+    console = console_for(json)
     asked = start.Asked(
         data=data,
         recipe=recipe,

@@ -39,7 +39,8 @@ class Predictor:
         self.precision = precision
         self._normalise = Normalise(loaded.preprocess, loaded.mean, self.device)
 
-    def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
+    def _pixels(self, picture: Picture, name: str = "bytes") -> NDArray[np.uint8]:
+        """The stored form, uint8 (S, S, 3), of a picture; `name` is what bytes are called where they are bad."""
         p = self.preprocess
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -48,7 +49,7 @@ class Predictor:
         elif isinstance(picture, Image.Image):
             image = opened(picture, exif=p.exif)
         elif isinstance(picture, bytes):
-            image = decode(picture, "bytes", exif=p.exif)
+            image = decode(picture, name, exif=p.exif)
         else:
             try:
                 content = Path(picture).read_bytes()
@@ -57,10 +58,13 @@ class Predictor:
             image = decode(content, str(picture), exif=p.exif)
         return stored_form(image, stored=p.stored, resize=p.resize, filter=p.filter)
 
-    @torch.inference_mode()
     def probabilities(self, pictures: Sequence[Picture], *, views: int = 1) -> NDArray[np.float32]:
         """Pictures (N) -> float32 (N, classes). A picture that cannot be decoded is a BadImage that names it."""
-        images = torch.from_numpy(np.stack([self._pixels(picture) for picture in pictures])).to(self.device)
+        return self._judge([self._pixels(picture) for picture in pictures], views)
+
+    @torch.inference_mode()
+    def _judge(self, stored: Sequence[NDArray[np.uint8]], views: int) -> NDArray[np.float32]:
+        images = torch.from_numpy(np.stack(stored)).to(self.device)
         p = probabilities(self.model, images, self._normalise, views=views, precision=self.precision)
         return p.cpu().numpy()
 
@@ -81,16 +85,14 @@ class Predictor:
         waiting: list[NDArray[np.uint8]] = []
 
         def flush() -> Iterator[tuple[str, list[Prediction]]]:
-            for name, p in zip(names, self.probabilities(waiting, views=views) if waiting else (), strict=True):
+            for name, p in zip(names, self._judge(waiting, views) if waiting else (), strict=True):
                 yield name, self.top(p, k)
             names.clear()
             waiting.clear()
 
         for name, content in pictures:
-            p = self.preprocess
-            image = decode(content, name, exif=p.exif)
             names.append(name)
-            waiting.append(stored_form(image, stored=p.stored, resize=p.resize, filter=p.filter))
+            waiting.append(self._pixels(content, name))
             if len(waiting) == batch:
                 yield from flush()
         yield from flush()

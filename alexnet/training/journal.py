@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import sys
 import warnings
 from typing import Any
 
@@ -137,8 +136,3 @@ def kernel_sheet(model: AlexNet) -> np.ndarray:
         y, x = (i // columns) * (k + 1) + 1, (i % columns) * (k + 1) + 1
         sheet[y : y + k, x : x + k] = tile
     return sheet
-
-
-def console_for(json_wanted: bool) -> Console:
-    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document."""
-    return Console(file=sys.stderr if json_wanted else sys.stdout, soft_wrap=True)

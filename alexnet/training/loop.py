@@ -1,10 +1,10 @@
 """The loop: samples to updates to records. A generator; whoever consumes the records draws, logs and reports."""
 
-import io
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,6 @@ class State:
     validation_due: bool = False
     best: Record | None = None
     last: Record | None = None
-    last_training: Record | None = None
     lr: float = 0.0  # of the last update
     drops: int = 0  # how often "plateau" has divided the rate
     waited: int = 0  # validations without a better one
@@ -81,12 +80,12 @@ class Job:
     deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
     state: State = field(default_factory=State)
 
-    @property
+    @cached_property
     def table(self) -> NDArray[np.int64]:
         """The rows of one epoch before they are shuffled."""
         return balanced(self.train.label) if self.balance else np.arange(len(self.train))
 
-    @property
+    @cached_property
     def epoch_steps(self) -> int:
         """Updates an epoch."""
         size, batch = len(self.table), self.recipe.batch_size
@@ -252,9 +251,8 @@ def run(job: Job) -> Iterator[Record]:
                         "seconds_decode": decoding,
                         "seconds_augment": augmenting,
                     }
-                    state.last_training = record
                     yield record
-                    yield from stuck(job)
+                    yield from stuck(job, record)
                 state.loss_sum, state.correct, state.seen = 0.0, 0, 0
                 line_begin, waiting, decoding, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0.0, 0
             whole_epochs = job.recipe.validate_epochs * job.epoch_steps
@@ -399,13 +397,13 @@ def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> R
     return found
 
 
-def stuck(job: Job) -> Iterator[Record]:
-    """Says once that the loss has not left chance, with the likely causes."""
-    state, record = job.state, job.state.last_training
+def stuck(job: Job, record: Record) -> Iterator[Record]:
+    """Says once that the loss of a training record has not left chance, with the likely causes."""
+    state = job.state
     chance = math.log(job.model.classes)
-    if job.recipe.loss != "softmax" or state.stuck_said or state.step < STUCK_AFTER or record is None:
+    if job.recipe.loss != "softmax" or state.stuck_said or state.step < STUCK_AFTER:
         return
-    if record["loss"] > 0.99 * chance and record["loss"] < 1.05 * chance:
+    if 0.99 * chance < record["loss"] < 1.05 * chance:
         state.stuck_said = True
         yield {
             "say": f"step {state.step}: the loss is {record['loss']:.3f}, still at chance (ln {job.model.classes} = "
@@ -422,6 +420,4 @@ def keep_kernels(job: Job) -> None:
     if path.exists():
         held = np.load(path, allow_pickle=False)[: epoch - 1]
         now = np.concatenate([held, now])
-    stream = io.BytesIO()
-    np.save(stream, now, allow_pickle=False)
-    files.write(path, stream.getvalue())
+    files.write_array(path, now)

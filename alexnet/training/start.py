@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ..errors import DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, variant
+from ..ranks import device_of, precision_of
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of
 from . import loop
@@ -67,29 +69,6 @@ class Asked:
     bad_images: BadImages = "error"
     save_every: int = 1000
     set: Sequence[str] = ()
-
-
-def device_of(name: str) -> torch.device:
-    """auto | cpu | cuda | mps -> a device that is there; one that is not is a UsageError."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if name not in there:
-        raise UsageError(f"--device {name}: unknown; known are auto, {', '.join(there)}")
-    if not there[name]:
-        raise UsageError(f"--device {name}: torch sees none on this machine")
-    return torch.device(name)
-
-
-def precision_of(name: str, device: torch.device) -> str:
-    """auto | fp32 | bf16 -> fp32 or bf16; auto takes bf16 where the hardware multiplies in it."""
-    if name in ("fp32", "bf16"):
-        return name
-    if name != "auto":
-        raise UsageError(f"--precision {name}: unknown; known are auto, fp32, bf16")
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def resolve(asked: Asked) -> tuple[Recipe, dict[str, str]]:
@@ -224,7 +203,6 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     name = asked.run or f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}"
     run = Run(Path(name) if "/" in name else Path("runs") / name)
     again = run.exists()
-    stored = preprocess_of(variant(chosen.variant)).stored
     split = run.json("data.json")["split"] if again else {}
     names = split.get("val_names")
     data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
@@ -236,7 +214,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     preprocess = given.preprocess if given else preprocess_of(model.variant)
     if chosen.scale is not None:
         preprocess = replace(preprocess, scale=chosen.scale)
-    if data.train.raw not in (0, stored) or (data.train.raw and chosen.crop == "original"):
+    if data.train.raw not in (0, preprocess.stored) or (data.train.raw and chosen.crop == "original"):
         raise DataError(
             f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them"
         )
@@ -377,8 +355,6 @@ def dry_run(job: Job, console: Console) -> dict[str, Any]:
         steps = measured_steps(job, 3600.0, console)
     finally:
         shutil.rmtree(job.run.folder)
-    import resource
-
     parameters = sum(p.nbytes for p in job.model.state_dict().values())
     moments = {"adam-tf1": 2}.get(job.recipe.optimizer, 1)
     estimate = {
@@ -403,11 +379,7 @@ def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
     files.write_json(run.folder / "preprocess.json", to_json(job.preprocess))
     if job.preprocess.mean == MEAN_FILE:
         assert job.mean is not None
-        import io
-
-        stream = io.BytesIO()
-        np.save(stream, job.mean, allow_pickle=False)
-        files.write(run.folder / MEAN_FILE, stream.getvalue())
+        files.write_array(run.folder / MEAN_FILE, job.mean)
     files.write_json(run.folder / "environment.json", environment(job.device, job.threads))
     files.write_json(run.folder / "recipe.json", record["recipe"])
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from alexnet.cli import console_for
 from alexnet.network.build import build
 from alexnet.training import loop, start
-from alexnet.training.journal import console_for, kernel_sheet
+from alexnet.training.journal import kernel_sheet
 from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
