@@ -49,7 +49,8 @@ def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str,
 
     from .training import start
 
-    console = Console(file=io.StringIO()) if quiet else Console()
+    file = io.StringIO() if quiet else None
+    console = Console(file=file, markup=False, emoji=False, highlight=False)
     return start.train(start.Asked(data=str(data), **options), console)
 
 

@@ -4,7 +4,8 @@ The peer is what a careful person writes today with torchvision: its model, its 
 (random-resized-crop 224, mirror, its mean and standard deviation), SGD with momentum 0.9 and weight decay 1e-4,
 a cosine schedule to zero, batch 64, channels_last, bf16 where the processor has it. The time is turned into a whole
 number of steps before the first one (measured on warm-up steps, evaluation included), as `alexnet train --max-time`
-does, so that a busy machine costs neither side its updates. Nothing here imports alexnet.
+does, so that a busy machine costs neither side its updates. The wait for the loader is not counted,
+in the peer's favour. Nothing here imports alexnet.
 
     python bench/flowers_peer.py DATA --lr 0.01 --seed 0 --minutes 20 --out peer-lr0.01-seed0
 """

@@ -54,6 +54,9 @@ def main() -> None:
         level = math.log(classes)  # of uniform probabilities, for the article's softmax of a softmax too
         at = left_chance(lines, level)
         losses = [line["loss"] for line in lines if line["split"] == "train"]
+        if not losses:
+            print(f"\n## {recipe}: the loss was not finite within ten steps")
+            continue
         print(f"\n## {recipe}, {steps} steps of {batch}: chance is {level:.4f}")
         print(f"loss of the first ten steps {losses[0]:.4f}, of the last {losses[-1]:.4f}, least {min(losses):.4f}")
         print(f"5 % under chance at step {at}" if at else "the smoothed loss was never 5 % under chance")

@@ -30,9 +30,18 @@ app.command(info.info)
 app.command(data.app)
 
 
+class _Console(Console):
+    """A console whose reader may go away (`| head`): it falls silent, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console_for(json_wanted: bool) -> Console:
-    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document."""
-    return Console(file=sys.stderr if json_wanted else sys.stdout, soft_wrap=True)
+    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document. Names are no markup."""
+    file = sys.stderr if json_wanted else sys.stdout
+    return _Console(file=file, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -56,8 +65,18 @@ def main(tokens: list[str] | None = None) -> None:
         _fail(str(reason), reason.code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing more to say
-    except MemoryError:
-        if debug:
+    except OSError as reason:
+        if debug or reason.filename is None:
+            raise
+        _fail(f"{os.fsdecode(reason.filename)}: {reason.strerror}", errors.AlexNetError.code)
+    except (MemoryError, RuntimeError) as reason:
+        # torch has an error of its own for a GPU and none for the processor's memory
+        full = (
+            isinstance(reason, MemoryError)
+            or "OutOfMemory" in type(reason).__name__
+            or "allocate memory" in str(reason)
+        )
+        if debug or not full:
             raise
         _fail("out of memory; lower --batch-size, or raise --accumulate", errors.AlexNetError.code)
     except KeyboardInterrupt:

@@ -60,6 +60,7 @@ def stats(
             for key, n, v in zip(found.train.classes.keys, counts, held, strict=True)
         ],
         "bad_images": len(measured.bad),
+        "left_out": dict(found.train.ignored),
         "height": [int(heights.min()), float(np.median(heights)), int(heights.max())],
         "width": [int(widths.min()), float(np.median(widths)), int(widths.max())],
         "stored": preprocess_of(chosen).stored,
@@ -74,7 +75,7 @@ def stats(
     table = Table("class", "train", "val", title=f"{data}: {result['train']} to train, {result['val']} to validate")
     for row in result["classes"]:
         table.add_row(row["class"], str(row["train"]), str(row["val"]))
-    console.print(table)
+    console.print(table, soft_wrap=False)
     console.print(
         f"largest class / smallest: {counts.max() / max(1, counts.min()):.2f}\n"
         f"height {heights.min()} to {heights.max()} px, median {np.median(heights):g}; "
@@ -83,9 +84,8 @@ def stats(
         f"mean {np.round(measured.channel_mean, 2).tolist()}\n"
         f"std of the colour axes {np.round(np.sqrt(measured.eigenvalues), 2).tolist()}\n"
         f"colour axes (columns)\n{np.array2string(measured.eigenvectors, precision=4)}"
-        + (f"\n{len(measured.bad)} bad pictures left out" if measured.bad else ""),
-        markup=False,
-        highlight=False,
+        + (f"\n{len(measured.bad)} bad pictures left out" if measured.bad else "")
+        + "".join(f"\n{count} {reason}: left out" for reason, count in found.train.ignored.items()),
     )
 
 

@@ -71,8 +71,6 @@ def evaluate(
     )
     result = verdict.to_json()
     console = console_for(json)
-    if save_predictions is not None:
-        score.write_predictions(save_predictions, verdict.answers)
     if json:
         print(json_format.dumps({**result, "per_class": verdict.per_class()}))
     else:
@@ -80,24 +78,26 @@ def evaluate(
         console.print(
             f"top-1 accuracy {100 * result['top1']:.2f} %  (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
             f"error {100 * result['top1_error']:.2f} %",
-            highlight=False,
         )
         low, high = result["top5_interval"]
         console.print(
             f"top-5 accuracy {100 * result['top5']:.2f} %  (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
             f"error {100 * result['top5_error']:.2f} %",
-            highlight=False,
         )
         console.print(
             f"mean per-class accuracy {100 * result['mean_class_accuracy']:.2f} %, loss {result['loss']:.4f}, "
             f"{result['count']} pictures, {views} view{'s' if views > 1 else ''}"
             + (f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""),
-            highlight=False,
         )
         if per_class:
             table = Table("class", "pictures", "right", "top-1")
             for row in verdict.per_class():
                 table.add_row(row["class"], str(row["count"]), str(row["correct"]), f"{100 * row['top1']:.1f} %")
-            console.print(table)
+            console.print(table, soft_wrap=False)
+    if save_predictions is not None:  # after the result: what was computed is not lost with a wrong path
+        try:
+            score.write_predictions(save_predictions, verdict.answers)
+        except OSError as reason:
+            raise UsageError(f"--save-predictions {save_predictions}: {reason.strerror}") from None
     if min_top1 is not None and result["top1"] < min_top1:
         raise GateMissed(f"top-1 is {result['top1']:.4f}, below --min-top1 {min_top1}")

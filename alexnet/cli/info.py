@@ -5,7 +5,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +44,8 @@ def info(
 
 
 def _print_table(variant: Variant, classes: int) -> None:
+    from . import console_for
+
     whole = cost(variant, classes)
     table = Table(box=box.SIMPLE_HEAD, title=Text(f"{variant.name}: {variant.source}"), title_justify="left")
     for name in ("layer", "kind"):
@@ -63,14 +64,14 @@ def _print_table(variant: Variant, classes: int) -> None:
         )
     table.add_section()
     table.add_row("all", "", "", "", f"{whole.parameters:,}", f"{whole.macs:,}")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{whole.neurons:,} neurons: the outputs of convolutions and fully connected layers.", highlight=False
-    )
+    console = console_for(False)
+    console.print(table, soft_wrap=False)
+    console.print(f"{whole.neurons:,} neurons: the outputs of convolutions and fully connected layers.")
 
 
 def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:
+    from . import console_for
+
     found = difference(here, there)
     if json:
         rows = [
@@ -90,4 +91,4 @@ def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:
     for one in found:
         cells = (Text(f"{value}\n{mark}") for value, mark in ((one.here, one.mark_here), (one.there, one.mark_there)))
         table.add_row(one.layer or "images", one.what, *cells)
-    Console().print(table)
+    console_for(False).print(table, soft_wrap=False)

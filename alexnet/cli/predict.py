@@ -38,7 +38,6 @@ def predict(
         json: print one JSON document
         csv: print comma-separated values
     """
-    from ..data.samples import shown
     from ..data.sources import open_images
     from ..errors import UsageError
     from ..evaluation import predict as predicting
@@ -57,7 +56,7 @@ def predict(
         found = iter([("-", sys.stdin.buffer.read())])
     else:
         samples = open_images(pictures)
-        found = ((shown(str(samples.path(row))), samples.read(row)) for row in range(len(samples)))
+        found = ((samples.key(row), samples.read(row)) for row in range(len(samples)))
     predictor = predicting.load(run, device=str(device_of(device)), seed=seed)
     answers = predictor.stream(found, k, views=views)
     if json:

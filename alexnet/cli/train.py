@@ -2,6 +2,7 @@
 
 import json as json_format
 import re
+import shlex
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -73,7 +74,7 @@ def train(
         weights: a RUN to start from
         bad_images: end at a bad picture, or skip and list it
         save_every: steps between saves within an epoch
-        dry_run: one step, and an estimate
+        dry_run: a few steps, and an estimate
         set: key=value, any field of the recipe
         json: print one JSON document
     """
@@ -114,16 +115,13 @@ def train(
     if json:
         print(json_format.dumps(result))
     elif not dry_run:
-        best = result["best"]
+        best, where = result["best"], shlex.quote(result["run"])
         if best["top1"] is not None:
             console.print(
                 f"{result['run']}: best top-1 {100 * best['top1']:.1f} % at step {best['step']}; "
                 f"{result['seconds']:.0f} s, {result['images_per_second']:.1f} images/s",
-                markup=False,
             )
         console.print(
-            f"next:\n  alexnet eval {result['run']} --views 10\n  alexnet predict {result['run']} PICTURE\n"
-            f"  tensorboard --logdir {result['run']}/tensorboard",
-            markup=False,
-            highlight=False,
+            f"next:\n  alexnet eval {where} --views 10\n  alexnet predict {where} PICTURE\n"
+            f"  tensorboard --logdir {where}/tensorboard",
         )

@@ -6,6 +6,7 @@ JPEG that this refuses, by Pillow. Both give the same pixels (tests/data/test_de
 
 import io
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -43,7 +44,7 @@ EXIF: Final = b"Exif\0\0"
 ORIENTATION: Final = 0x0112
 INTEGERS: Final = {1: "B", 3: "H", 4: "I"}  # TIFF's BYTE, SHORT, LONG
 # EXIF orientation -> what brings the picture upright.
-UPRIGHT: Final = {
+UPRIGHT: Final[dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],

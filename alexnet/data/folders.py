@@ -26,7 +26,7 @@ def is_junk(name: str) -> bool:
 def subfolders(folder: Path, ignored: Counter[str]) -> list[str]:
     """The names of the folders directly in `folder`, sorted as text; what else lies there is counted in `ignored`."""
     names = []
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if is_junk(entry.name):
             ignored["hidden or junk"] += 1
         elif entry.is_dir():
@@ -54,7 +54,7 @@ def images_below(folder: Path, ignored: Counter[str], visited: set[tuple[int, in
             ignored["folder seen before (a link)"] += 1
             continue
         visited.add((status.st_dev, status.st_ino))
-        for entry in _entries(inside):
+        for entry in entries(inside):
             name = f"{here}/{entry.name}" if here else entry.name
             if is_junk(entry.name):
                 ignored["hidden or junk"] += 1
@@ -96,10 +96,11 @@ def folder_samples(folder: Path) -> Samples:
     return Samples.build(folder, names, label=labels, classes=classes, size=sizes, ignored=ignored)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies directly in `folder`, sorted by name; DataError where it cannot be read."""
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
+        with os.scandir(folder) as inside:
+            return sorted(inside, key=lambda entry: entry.name)  # what a link repeats is named alike everywhere
     except OSError as reason:
         raise DataError(f"{shown(str(folder))}: {reason.strerror}") from None
 

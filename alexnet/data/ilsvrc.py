@@ -24,7 +24,7 @@ from .. import files
 from ..errors import DataError
 from .cache import cache_folder
 from .classes import WNID, Classes
-from .folders import folder_samples, images_below
+from .folders import entries, folder_samples, images_below
 from .samples import Samples, shown
 from .tars import Member, image_members, members
 
@@ -45,10 +45,7 @@ DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OSError, EOFError
 
 def is_flat_val(folder: Path) -> bool:
     """Whether a folder holds ILSVRC2012's validation images directly, as the official tar unpacks."""
-    if not folder.is_dir():
-        return False
-    with os.scandir(folder) as entries:
-        return any(VAL_NAME.fullmatch(entry.name) for entry in entries)
+    return folder.is_dir() and any(VAL_NAME.fullmatch(entry.name) for entry in entries(folder))
 
 
 def is_ilsvrc(folder: Path) -> bool:

@@ -101,7 +101,8 @@ def batches(
     """
 
     def fill(place: Places, images: Image, part: slice) -> Filled:
-        bad, begin = [], time.monotonic()
+        bad: list[tuple[int, BadImage]] = []
+        begin = time.monotonic()
         for i in range(*part.indices(len(place.rows))):
             try:
                 images[i] = prepare(int(place.rows[i]), int(place.n[i]), place.epoch)

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DataError, UsageError
 from .classes import Classes
 from .digits import digits_samples
-from .folders import folder_samples, images_below, is_junk
+from .folders import entries, folder_samples, images_below, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
 from .samples import UNLABELLED, Samples, shown
 from .tars import image_members, in_order, is_tar, tar_sets
@@ -165,19 +165,29 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
         return ilsvrc_sets(folder)
     if is_flat_val(folder):
         return val_samples(folder), None
-    if (folder / "train").is_dir():
-        for name in VAL_NAMES:
-            if (folder / name).is_dir():
-                return _folder(folder / "train"), _folder(folder / name)
-        if [path.name for path in folder.iterdir() if path.is_dir() and not is_junk(path.name)] == ["train"]:
-            return _folder(folder / "train"), None
+    inside = {entry.name.lower(): entry.name for entry in entries(folder) if entry.is_dir() and not is_junk(entry.name)}
+    if "train" not in inside:
+        return _folder(folder), None
+    train = folder / inside["train"]
+    for name in VAL_NAMES:
+        if name in inside:
+            return _folder(train), _folder(folder / inside[name])
+    if len(inside) == 1:
+        return _folder(train), None
+    if any(entry.is_dir() and not is_junk(entry.name) for entry in entries(train)):
+        # a class called "train" would hold pictures, not folders
+        others = ", ".join(sorted(shown(name) for key, name in inside.items() if key != "train"))
+        raise DataError(
+            f"{shown(str(folder))}: {train.name}/ holds folders of its own, and none of the others ({others}) is "
+            f"called {', '.join(VAL_NAMES)}: rename one, or name {shown(str(train))} and --val"
+        )
     return _folder(folder), None
 
 
 def _folder(folder: Path) -> Samples:
     """The images of class folders, or of tar shards where there are no folders."""
-    inside = [path for path in folder.iterdir() if not is_junk(path.name)]
-    shards = sorted(path for path in inside if path.suffix.lower() == ".tar" and path.is_file())
+    inside = [folder / entry.name for entry in entries(folder) if not is_junk(entry.name)]
+    shards = [path for path in inside if path.suffix.lower() == ".tar" and path.is_file()]
     if not shards or any(path.is_dir() for path in inside):
         return folder_samples(folder)
     if any(not is_tar(path) for path in shards):
@@ -196,8 +206,12 @@ def list_samples(path: Path) -> Samples:
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _text_rows(path)
     if not rows:
         raise DataError(f"{shown(str(path))}: no images in it")
-    sizes = []
+    sizes: list[int] = []
+    line_of: dict[str, int] = {}
     for number, name, _ in rows:
+        if name in line_of:
+            raise DataError(f"{shown(str(path))}: line {number}: {shown(name)} stands in line {line_of[name]} already")
+        line_of[name] = number
         try:
             status = (path.parent / name).stat()
         except (OSError, ValueError) as reason:

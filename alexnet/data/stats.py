@@ -83,7 +83,10 @@ def measure(
     if stats is None:
         stats = _measure(samples, preprocess, threads, bad_images)
         if path is not None:
-            files.write(path, _as_bytes(stats))
+            try:
+                files.write(path, _as_bytes(stats))
+            except OSError as reason:
+                raise UsageError(f"{path}: cannot be kept ({reason.strerror}); set ALEXNET_CACHE") from None
     if stats.bad and bad_images == "error":
         row, reason = stats.bad[0]
         raise BadImage(_path(samples, row), reason)
@@ -150,7 +153,9 @@ def _path(samples: Samples, row: int) -> str:
     return shown(str(samples.path(row)))
 
 
-def _axes(sums: NDArray[np.int64], products: NDArray[np.int64], n: int) -> tuple[NDArray[np.float64], NDArray]:
+def _axes(
+    sums: NDArray[np.int64], products: NDArray[np.int64], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Eigenvalues (3,) and eigenvectors (3, 3) of the covariance of n colours with these sums (3,), products (3, 3)."""
     # Python's integers do not overflow: the covariance is rounded once, in the division.
     s = sums.tolist()

@@ -52,8 +52,11 @@ class Entry(NamedTuple):
 
 def is_tar(path: Path) -> bool:
     """Whether a file is a tar, or has a tar's suffix; a compressed one is a DataError."""
-    with path.open("rb") as stream:
-        head = stream.read(BLOCK)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(BLOCK)
+    except OSError as reason:
+        raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
     for magic, kind in COMPRESSED.items():
         if head.startswith(magic):
             raise DataError(
@@ -113,7 +116,7 @@ def _members(handle: int, where: str, position: int, end: int) -> Iterator[Membe
             continue
         name = _name(block, long_name, attributes)
         sparse = any(key.startswith(b"GNU.sparse") for key in attributes)
-        long_name, attributes = None, {}
+        long_name, attributes = None, dict[bytes, bytes]()
         label = f"{where}: member {shown(name)}"
         if kind == b"5" or (kind == b"\0" and name.endswith("/")):
             continue

@@ -21,6 +21,7 @@ from ..errors import BadImage, DataError, Stopped
 from ..network.build import AlexNet
 
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
+LEAST = 1e-38  # about float32's least normal number: a probability of 0 has a loss too
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def score(answers: Answers) -> Score:
     """Counts what is right."""
     if not len(answers.labels):
         raise DataError("there is no image to evaluate")
+    if len(answers.bad) == len(answers.labels):
+        raise DataError(
+            f"none of {len(answers.labels)} images can be decoded; the first: {next(iter(answers.bad.values()))}"
+        )
     ranks, labels = answers.ranks(), answers.labels
     decoded = np.ones(len(labels), bool)
     decoded[list(answers.bad)] = False
@@ -175,7 +180,7 @@ def score(answers: Answers) -> Score:
         count=len(labels),
         correct1=int((ranks < 1).sum()),
         correct5=int((ranks < 5).sum()),
-        loss=float(-np.log(np.maximum(p, 1e-38)).mean()) if len(p) else math.inf,
+        loss=float(-np.log(np.maximum(p, LEAST)).mean()),
         views=answers.views,
         bad_images=len(answers.bad),
         class_count=np.bincount(labels, minlength=classes),
@@ -189,7 +194,7 @@ def write_predictions(path: Path, answers: Answers) -> None:
     k = min(5, p.shape[1])
     order = np.argsort(-p, axis=1, kind="stable")[:, :k].astype(np.int32)
     top = np.take_along_axis(p, order, 1)
-    loss = -np.log(np.maximum(p[np.arange(len(p)), np.maximum(answers.labels, 0)], 1e-38)).astype(np.float32)
+    loss = -np.log(np.maximum(p[np.arange(len(p)), np.maximum(answers.labels, 0)], LEAST)).astype(np.float32)
     table = pa.table(
         {
             "key": answers.keys,

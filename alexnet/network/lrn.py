@@ -98,7 +98,7 @@ class _Normalise(torch.autograd.Function):
     """Both forms, on (items, *inner) values. Saves x alone: v costs less to sum again than to store and read."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: _Window) -> Tensor:
+    def forward(ctx: Any, x: Tensor, window: _Window) -> Tensor:  # pyrefly: ignore[bad-override]
         ctx.save_for_backward(x)
         ctx.window = window
         return _forward(x, window)

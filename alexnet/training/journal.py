@@ -79,7 +79,7 @@ class Journal:
     def write(self, record: Record) -> None:
         """One record: to the log, to TensorBoard, to the console."""
         if "say" in record:
-            self.console.print(record["say"], highlight=False, markup=False)
+            self.console.print(record["say"])
             return
         if "bad_image" in record:
             line = json.dumps(record["bad_image"], ensure_ascii=False)
@@ -87,9 +87,7 @@ class Journal:
                 self.bad.add(line)
                 with self.bad_path.open("a") as stream:
                     stream.write(line + "\n")
-                self.console.print(
-                    f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}", markup=False
-                )
+                self.console.print(f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}")
             return
         self.metrics.write((json.dumps(record, allow_nan=False) + "\n").encode())
         self.metrics.flush()
@@ -110,7 +108,7 @@ class Journal:
         line = self.line(record)
         self.bar.update(self.task, completed=step, line=line)
         if split == "val" or not self.console.is_terminal:
-            self.console.print(line, highlight=False, markup=False)
+            self.console.print(line)
 
     def line(self, record: Record) -> str:
         """The record as one line for a person."""

@@ -215,7 +215,7 @@ def run(job: Job) -> Iterator[Record]:
             labels = batch.labels.to(job.device, non_blocking=True)
             waiting, augmenting = waiting + got - asked, augmenting + time.monotonic() - got
             decoding += batch.seconds_decode
-            look = number % LAYERS_EVERY == 0
+            look = number % LAYERS_EVERY == 0 and len(labels) > 0
             before = {n: p.detach().clone() for n, p in job.model.named_parameters()} if look else {}
             if len(labels):
                 loss, correct = step(job, images, labels, number=number, lr=lr)
@@ -281,7 +281,7 @@ def place(job: Job) -> Record:
 
 def validate(job: Job, clock: Any) -> Iterator[Record]:
     """Evaluates, keeps the best, lets "plateau" decide, saves; yields the validation's record."""
-    state, name = job.state, f"step-{job.state.step:08d}"
+    state = job.state
     if job.val is not None:
         try:
             answers = answer(
@@ -335,22 +335,27 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         state.last = {"step": state.step, "top1": None, "top5": None}
     state.validation_due = False
     clock()
-    save(job, best=name if better else None)
+    save(job, best=better)
 
 
-def save(job: Job, *, best: str | None = None) -> None:
-    """Writes the state of this step and lets `last` (and `best`) name it; keeps two and the best."""
+def save(job: Job, *, best: bool = False) -> None:
+    """Writes the state of this step and lets `last` (and `best`) name it; keeps two and the best.
+
+    `last` moves before `best`: what it names holds the step of the best, from which `resume` sets `best` right.
+    """
     state, run = job.state, job.run
     finite = torch.stack([torch.isfinite(p).all() for p in job.model.state_dict().values()]).all()
     if not bool(finite):
         raise NumbersError(f"step {state.step}: a weight is not finite; nothing was saved. Try a lower --lr")
     state.metrics_bytes = run.metrics.stat().st_size if run.metrics.exists() else 0
     tensors = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state))
-    before = run.pointer("last")
-    name = checkpoint.save(run.checkpoints, tensors)
-    if best:
-        run.point("best", best)
+    before, name = run.pointer("last"), checkpoint.name(asdict(state))
+    if before is None or before.name != name:  # what nothing names yet is a killed save's: its log is not this one's
+        checkpoint.remove(run.checkpoints / name)
+    checkpoint.save(run.checkpoints, tensors)
     run.point("last", name)
+    if best:
+        run.point("best", name)
     kept = run.pointer("best")
     checkpoint.prune(run.checkpoints, {name, *(path.name for path in (before, kept) if path is not None)})
 
@@ -366,6 +371,8 @@ def resume(job: Job) -> bool:
         raise WeightsError(f"{folder / 'state.json'}: its fields are not those of this program")
     fit(job.model, kept.model, str(folder))
     job.state = State(**{name: kept.state[name] for name in expected})
+    if job.state.best:
+        job.run.point("best", checkpoint.name({"step": job.state.best["step"]}))
     # before the momentum is put back: it belongs to this rate already
     set_rate(job.rule, job.state.lr, velocity_holds_rate=False)
     checkpoint.load_optimizer(job.rule, kept.optimizer)
@@ -377,7 +384,8 @@ def resume(job: Job) -> bool:
 
 def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> Record:
     """Norms a layer: of the weights' gradients, of activations (root mean square), and update / weight."""
-    gradients, updates = {}, {}
+    gradients: dict[str, float] = {}
+    updates: dict[str, float] = {}
     for name, parameter in job.model.named_parameters():
         if name.endswith(".weight") and parameter.grad is not None:
             layer = name.removesuffix(".weight")
@@ -417,6 +425,8 @@ def keep_kernels(job: Job) -> None:
     """Adds conv1's kernels (O, I, k, k) after this epoch to kernels.npy: float32 (epochs, O, I, k, k)."""
     path, epoch = job.run.folder / "kernels.npy", job.state.step // job.epoch_steps
     now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()[None]
+    if not np.isfinite(now).all():
+        raise NumbersError(f"step {job.state.step}: a weight of conv1 is not finite. Try a lower --lr")
     if path.exists():
         held = np.load(path, allow_pickle=False)[: epoch - 1]
         now = np.concatenate([held, now])

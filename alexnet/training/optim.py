@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import UsageError
 from .recipes import Recipe
 
 
@@ -49,7 +50,8 @@ class AdamTF1(torch.optim.Optimizer):
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's rule over the weights and, in a group of their own, the biases of what is not frozen."""
-    weights, biases = [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.split(".")[0] not in recipe.freeze)
         if parameter.requires_grad:
@@ -59,6 +61,8 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": biases, "rate": recipe.bias_lr, "weight_decay": recipe.weight_decay * recipe.bias_decay},
     ]
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise UsageError(f"freeze={','.join(recipe.freeze)}: every layer is frozen; nothing is left to train")
     if recipe.optimizer == "adam-tf1":
         return AdamTF1(groups, recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
@@ -68,7 +72,7 @@ def rate(recipe: Recipe, step: int, *, steps: int, epoch_steps: int, drops: int)
     """The learning rate of update `step` (from 0) of `steps`, `drops` being how often "plateau" has divided it."""
     warmup = recipe.warmup_epochs * epoch_steps
     if step < warmup:
-        return recipe.lr * (step + 1) / warmup
+        return recipe.lr * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(1.0, steps - warmup)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -4,7 +4,8 @@ Marks as in `network/variants.py`: [K12] the paper, [CODE12] the 2012 program, [
 [TV] torchvision's references/classification, [ARTICLE] the article's trainer; SILENT, DEVIATES.
 """
 
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..errors import UsageError
@@ -40,7 +41,7 @@ class Recipe:
     replace_head: bool = False  # start from given weights with a new fc8
     shuffle: bool = True
     drop_last: bool = True  # an epoch ends with the last whole batch
-    scale: float | None = None  # of the pixels, 0..255, less their mean; None: the variant's own
+    scale: float | None = None  # of the pixels, 0..255, less their mean; None: the variant's own scale and std
     crop: str = "stored"  # or "original": random-resized-crop of the full picture
     crop_scale: float = 0.08  # smallest share of the area, for "original"
     mirror: bool = True
@@ -94,7 +95,7 @@ CAFFE = Recipe(
 
 TORCHVISION = Recipe(
     name="torchvision",
-    source="[TV] references/classification with --lr 1e-2, the rate its page gives for AlexNet",
+    source="[TV] references/classification; the rate is the one that pytorch/examples gives for AlexNet",
     variant="torchvision",
     batch_size=256,  # eight processes of 32
     epochs=90,
@@ -111,7 +112,7 @@ TORCHVISION = Recipe(
 
 FINETUNE = Recipe(
     name="finetune",
-    source="ours: a new fc8 on given weights, the other layers at a tenth of the usual rate",
+    source="ours: a new fc8 on given weights, every layer at a tenth of the usual rate",
     variant="torchvision",
     batch_size=64,
     epochs=20,
@@ -220,16 +221,34 @@ def changed(base: Recipe, values: dict[str, Any]) -> Recipe:
     for name, allowed in CHOICES.items():
         if getattr(made, name) not in allowed:
             raise UsageError(f"{name}={getattr(made, name)}: unknown; known are {', '.join(allowed)}")
+    for name, value in asdict(made).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name}={value}: must be a finite number")
     for name in ("batch_size", "epochs", "validate_epochs"):
         if getattr(made, name) < 1:
             raise UsageError(f"{name}={getattr(made, name)}: must be at least 1")
-    if not 0.0 < made.lr < float("inf"):
-        raise UsageError(f"lr={made.lr}: must be a positive number")
+    for name in ("lr", "lr_factor", "crop_scale"):
+        if getattr(made, name) <= 0.0:
+            raise UsageError(f"{name}={getattr(made, name)}: must be above 0")
+    for name in ("weight_decay", "bias_lr", "bias_decay", "warmup_epochs", "colour_noise", "lr_drops", "patience"):
+        if getattr(made, name) < 0:
+            raise UsageError(f"{name}={getattr(made, name)}: must not be negative")
+    for name in ("crop_scale", "brightness", "contrast", "saturation"):
+        if not 0.0 <= getattr(made, name) <= 1.0:
+            raise UsageError(f"{name}={getattr(made, name)}: must be in 0..1")
+    if made.scale is not None and made.scale <= 0.0:
+        raise UsageError(f"scale={made.scale}: must be above 0")
+    if made.schedule == "step" and made.step_epochs < 1:
+        raise UsageError(f"schedule=step: step_epochs={made.step_epochs}; must be at least 1")
+    if made.nesterov and made.momentum == 0.0:
+        raise UsageError("nesterov=true: wants a momentum above 0")
+    if made.optimizer == "adam-tf1":
+        for name in ("momentum", "nesterov", "weight_decay"):
+            if getattr(made, name):
+                raise UsageError(f"{name}={getattr(made, name)}: optimizer adam-tf1 has none; set it to 0")
     for name in ("momentum", "label_smoothing"):
         if not 0.0 <= getattr(made, name) < 1.0:
             raise UsageError(f"{name}={getattr(made, name)}: must be in 0..1")
     if made.dropout is not None and not 0.0 <= made.dropout < 1.0:
         raise UsageError(f"dropout={made.dropout}: must be in 0..1")
-    if made.weight_decay < 0.0:
-        raise UsageError(f"weight_decay={made.weight_decay}: must not be negative")
     return made

@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from rich.console import Console
 
 from .. import files, stop
 from ..data.cache import cache_folder
+from ..data.classes import Classes
 from ..data.loader import BadImages, batches
 from ..data.preprocess import MEAN_FILE, to_json
 from ..data.sources import Data, open_data
@@ -26,10 +29,10 @@ from ..data.stats import measure
 from ..errors import DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
-from ..network.variants import BatchNorm, Conv, He, Linear, Variant, variant
+from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
 from ..ranks import device_of, precision_of
 from ..weights import checkpoint
-from ..weights.run import Loaded, Run, open_run, preprocess_of
+from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
 from .journal import Journal
 from .loop import Job
@@ -90,45 +93,60 @@ def resolve(asked: Asked) -> tuple[Recipe, dict[str, str]]:
     return made, origin
 
 
+def from_weights(chosen: Recipe, origin: dict[str, str], *, weights: str, name: str) -> Recipe:
+    """The recipe where weights of variant `name` are given: that variant, its pictures' scale, no initial values."""
+    if origin["variant"].startswith("--") and chosen.variant != name:
+        raise UsageError(f"--variant {chosen.variant}: --weights {weights} is of variant {name}")
+    for field in ("scale", "init"):
+        if origin[field] == "--set":
+            raise UsageError(f"--set {field}: --weights {weights} brings its own")
+    origin |= dict.fromkeys(("variant", "scale", "init"), f"--weights {weights}")
+    return replace(chosen, variant=name, scale=None, init="variant")
+
+
 def he(base: Variant) -> Variant:
     """`base` with initial values of He et al. (2015) and zero biases."""
     rows = tuple(replace(r, init=He(), bias=0.0) if isinstance(r, Conv | Linear) else r for r in base.layers)
     return replace(base, layers=rows)
 
 
-def network(chosen: Recipe, classes: int, *, seed: int, given: Loaded | None) -> AlexNet:
-    """The network to train: the variant with its initial values, or `given` weights with a new fc8."""
+def network(chosen: Recipe, classes: Classes, *, seed: int, given: Loaded | None) -> AlexNet:
+    """The network to train: the variant with its initial values, or `given` weights, fc8's new or matched by class."""
     base = variant(chosen.variant)
-    model = build(he(base) if chosen.init == "he" else base, classes=classes, seed=seed, dropout=chosen.dropout)
+    model = build(he(base) if chosen.init == "he" else base, classes=len(classes), seed=seed, dropout=chosen.dropout)
     if given is not None:
-        kept = {k: v for k, v in given.model.state_dict().items() if not k.startswith("fc8.")}
+        kept = {name: value for name, value in given.model.state_dict().items() if not name.startswith("fc8.")}
         if not chosen.replace_head:
-            kept = given.model.state_dict()
-        own = model.state_dict()
-        wrong = [k for k, v in kept.items() if k not in own or own[k].shape != v.shape]
-        if wrong:
-            raise UsageError(f"--weights {given.where}: {wrong[0]} does not fit variant {chosen.variant}")
-        own.update(kept)
-        model.load_state_dict(own)
-    known = {name.split(".")[0] for name, _ in model.named_parameters()}
+            label = torch.from_numpy(classes.match(given.classes, f"--weights {given.where}"))
+            for name in ("fc8.weight", "fc8.bias"):
+                value = given.model.state_dict()[name]
+                kept[name] = torch.empty_like(value).index_copy_(0, label, value)  # their row i is our row label[i]
+        model.load_state_dict({**model.state_dict(), **kept})
+    known = sorted({name.split(".")[0] for name, _ in model.named_parameters()})
     for layer in chosen.freeze:
         if layer not in known:
-            raise UsageError(f"freeze={layer}: no such layer; known are {', '.join(sorted(known))}")
+            raise UsageError(f"freeze={layer}: has no weights; those that have are {', '.join(known)}")
     return model
+
+
+def commit() -> str | None:
+    """The commit of the checkout that runs; None where the package is installed."""
+    top = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(top), "rev-parse", "--show-toplevel", "HEAD"]
+    said = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None  # noqa: S603
+    if said is None or said.returncode:
+        return None
+    where, name = said.stdout.splitlines()
+    return name if Path(where).resolve() == top else None  # an installed package may lie within a user's own checkout
 
 
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
     """Versions, machine, threads, kernels, command line: environment.json."""
-    folder = Path(__file__).parent
-    # a checkout knows its commit; an installed wheel has none
-    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    said = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None  # noqa: S603
     return {
         "alexnet": version("alexnet"),
-        "commit": said.stdout.strip() or None if said else None,
+        "commit": commit(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow", "simplejpeg")},
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -146,21 +164,20 @@ def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked) -
     val = f", {len(data.val)} to validate" if data.val is not None else ", none to validate"
     console.print(
         f"{asked.data}: {len(data.train)} pictures to train{val}, {len(counts)} classes "
-        f"({counts.min()} to {counts.max()} pictures a class)",
-        markup=False,
+        f"({counts.min()} to {counts.max()} pictures a class)"
     )
+    if data.train.ignored:
+        console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in data.train.ignored.items()))
     if counts.min() and counts.max() / counts.min() > UNEVEN and not asked.balance:
         small = data.train.classes.keys[int(counts.argmin())]
         console.print(
             f"uneven: {small} has {counts.min()} pictures, the largest class {counts.max()}; --balance repeats the "
-            f"smaller classes",
-            markup=False,
+            f"smaller classes"
         )
     if counts.min() < FEW and not chosen.replace_head and asked.data != "digits":
         console.print(
             f"a class has fewer than {FEW} pictures; fine-tuning given weights would do better:\n"
-            f"  alexnet train {asked.data} --recipe finetune --weights imagenet",
-            markup=False,
+            f"  alexnet train {shlex.quote(asked.data)} --recipe finetune --weights imagenet"
         )
 
 
@@ -173,7 +190,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 # may differ between the start of a run and its continuation; steps and epochs are looked at by themselves
-FREE = ("workers", "save_every", "steps", "epochs", "max_time", "source")
+FREE = ("workers", "save_every", "steps", "epochs", "source")
 
 
 def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
@@ -191,41 +208,60 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError(f"--workers {asked.workers}: must be at least 0")
     if asked.max_steps is not None and asked.max_steps < 1:
         raise UsageError(f"--max-steps {asked.max_steps}: must be at least 1")
+    lengths = [name for name in ("epochs", "max_steps", "max_time") if getattr(asked, name) is not None]
+    if len(lengths) > 1:
+        raise UsageError(" and ".join(f"--{name.replace('_', '-')}" for name in lengths) + ": name one of them")
     if not 0.0 <= asked.val_fraction < 1.0:
         raise UsageError(f"--val-fraction {asked.val_fraction}: must be in 0..1")
     device = device_of(asked.device)
     precision = precision_of(asked.precision, device)
     given = None
-    if asked.weights or chosen.replace_head:
-        given = open_run(asked.weights or "imagenet")
-        chosen = replace(chosen, variant=given.model.variant.name)
-        origin["variant"] = f"--weights {asked.weights or 'imagenet'}"
-    name = asked.run or f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}"
-    run = Run(Path(name) if "/" in name else Path("runs") / name)
+    source = asked.weights or ("imagenet" if chosen.replace_head else None)
+    if source and not (asked.run and run_named(asked.run).pointer("last")):  # a run that has its own needs no others
+        given = open_run(source)
+        chosen = from_weights(chosen, origin, weights=source, name=given.model.variant.name)
+    run = run_named(asked.run or f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
     again = run.exists()
-    split = run.json("data.json")["split"] if again else {}
-    names = split.get("val_names")
+    if source and given is None:
+        chosen = from_weights(chosen, origin, weights=source, name=run.recipe()["variant"]["value"])
+    names = run.data()["split"].get("val_names") if again else None
     data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
-    if given is not None and not chosen.replace_head:
-        data.train.classes.match(given.classes, f"--weights {given.where}")
     threads = asked.workers if asked.workers is not None else min(8, os.cpu_count() or 1)
-    model = network(chosen, len(data.train.classes), seed=asked.seed, given=given)
+    chosen = replace(chosen, freeze=tuple(layer_name(layer, variant(chosen.variant)) for layer in chosen.freeze))
+    model = network(chosen, data.train.classes, seed=asked.seed, given=given)
     model = model.to(device).to(memory_format=torch.channels_last)
-    preprocess = given.preprocess if given else preprocess_of(model.variant)
-    if chosen.scale is not None:
-        preprocess = replace(preprocess, scale=chosen.scale)
+    if again:
+        preprocess, mean = run.preprocess()
+    else:
+        preprocess = given.preprocess if given else preprocess_of(model.variant)
+        mean = given.mean if given and given.data else None  # an untrained variant's is measured
+        if chosen.scale is not None:
+            preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
     if data.train.raw not in (0, preprocess.stored) or (data.train.raw and chosen.crop == "original"):
         raise DataError(
             f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them"
         )
 
     values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
-    for key in ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers", "save_every", "weights"):
+    own = (
+        "accumulate",
+        "seed",
+        "balance",
+        "val_fraction",
+        "bad_images",
+        "workers",
+        "save_every",
+        "weights",
+        "max_time",
+    )
+    for key in own:
         value = threads if key == "workers" else getattr(asked, key)
-        given_by = "default" if getattr(asked, key) == getattr(Asked(data=""), key) else f"--{key.replace('_', '-')}"
+        given_by = "default" if getattr(asked, key) == getattr(Asked, key) else f"--{key.replace('_', '-')}"
         values[key] = {"value": value, "origin": given_by}
-    values["precision"] = {"value": precision, "origin": f"--precision {asked.precision}"}
-    values["max_time"] = {"value": asked.max_time, "origin": "--max-time" if asked.max_time else "default"}
+    values["precision"] = {
+        "value": precision,
+        "origin": "default" if asked.precision == "auto" else "--precision",
+    }
     values = {
         k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()
     }
@@ -238,7 +274,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         train=data.train,
         val=data.val,
         preprocess=preprocess,
-        mean=given.mean if given and given.data else None,  # an untrained variant's is measured
+        mean=mean,
         stats=None,
         device=device,
         precision=precision,
@@ -269,10 +305,10 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
 
 def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job: Job) -> None:
     """Refuses to go on with another recipe or other data; takes the steps and threads that the run was begun with."""
-    old = run.json("recipe.json")
-    if run.json("data.json").get("fingerprint") != record["fingerprint"]:
+    old = run.recipe()
+    if run.data()["fingerprint"] != record["fingerprint"]:
         raise UsageError(f"{run.folder}: begun with other pictures than these; name another --run")
-    if values["max_time"]["value"] and old.get("steps", {}).get("origin") == "--max-time":
+    if values["max_time"]["value"]:
         values["steps"] = old["steps"]
         job.steps = old["steps"]["value"]
     compared = {k: v for k, v in values.items() if k not in FREE}
@@ -281,7 +317,7 @@ def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job:
         raise UsageError(
             f"{run.folder}: begun with other settings; name another --run, or ask for those:\n" + "\n".join(differences)
         )
-    torch.set_num_threads(run.json("environment.json")["threads"])
+    torch.set_num_threads(run.threads())
 
 
 def colours(job: Job, console: Console) -> None:
@@ -298,11 +334,11 @@ def colours(job: Job, console: Console) -> None:
         job.mean = np.ascontiguousarray(mean, dtype=np.float32)
     passed = time.monotonic() - begin
     if passed > 1:
-        console.print(f"mean image and colours of {job.stats.count} pictures: {passed:.0f} s", markup=False)
+        console.print(f"mean image and colours of {job.stats.count} pictures: {passed:.0f} s")
 
 
 def measured_steps(job: Job, seconds: float, console: Console) -> int:
-    """How many steps fit into `seconds`, validation and saving included; the job is left as it was."""
+    """How many steps fit into `seconds`, validation and saving included; the job and the disk are left as they were."""
     kept = {name: value.clone() for name, value in job.model.state_dict().items()}
     normalise = loop.Normalise(job.preprocess, job.mean, job.device)
     augment, (prepare_image, side) = loop.augment_of(job.recipe), loop.preparer(job)
@@ -314,9 +350,10 @@ def measured_steps(job: Job, seconds: float, console: Console) -> int:
     for number in range(count):
         begin = time.monotonic()
         batch = next(made)
-        images = loop.views_of(job, batch, normalise, augment)
-        loss, _ = loop.step(job, images, batch.labels.to(job.device), number=number, lr=job.recipe.lr * 1e-6)
-        float(loss)
+        if len(batch.labels):  # all of them may be bad pictures
+            images = loop.views_of(job, batch, normalise, augment)
+            loss, _ = loop.step(job, images, batch.labels.to(job.device), number=number, lr=job.recipe.lr * 1e-6)
+            float(loss)
         took.append(time.monotonic() - begin)
         if stop.requested():
             made.close()
@@ -331,30 +368,25 @@ def measured_steps(job: Job, seconds: float, console: Console) -> int:
                precision=job.precision, threads=job.threads, bad_images="skip")  # fmt: skip
         validation = (time.monotonic() - begin) * len(job.val) / len(some)
     begin = time.monotonic()
-    trial = job.run.folder / "warm-up"
     state = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), {"step": 0})
-    checkpoint.save(trial, state)
-    saving = time.monotonic() - begin
-    shutil.rmtree(trial)
+    folder = job.run.folder.absolute()
+    with TemporaryDirectory(prefix=".warm-up-", dir=next(p for p in (folder, *folder.parents) if p.is_dir())) as trial:
+        checkpoint.save(Path(trial), state)
+        saving = time.monotonic() - begin
     job.model.load_state_dict(kept)
     job.rule.state.clear()
     per_step = step_seconds + (validation + saving) / (job.recipe.validate_epochs * job.epoch_steps)
     steps = max(1, int((seconds * (1 - KEPT_BACK) - validation - saving) / per_step))
     console.print(
         f"{step_seconds:.3f} s a step, {validation:.1f} s a validation, {saving:.1f} s a save: "
-        f"{steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:g} minutes",
-        markup=False,
+        f"{steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:g} minutes"
     )
     return steps
 
 
 def dry_run(job: Job, console: Console) -> dict[str, Any]:
-    """One step and one validation batch; what a whole run would take. Nothing is left on disk."""
-    job.run.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        steps = measured_steps(job, 3600.0, console)
-    finally:
-        shutil.rmtree(job.run.folder)
+    """A few steps and two validation batches; what a whole run would take. Nothing is left on disk."""
+    steps = measured_steps(job, 3600.0, console)
     parameters = sum(p.nbytes for p in job.model.state_dict().values())
     moments = {"adam-tf1": 2}.get(job.recipe.optimizer, 1)
     estimate = {
@@ -367,7 +399,6 @@ def dry_run(job: Job, console: Console) -> dict[str, Any]:
     console.print(
         f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {estimate['seconds'] / 60:.1f} minutes, "
         f"{estimate['memory_bytes'] / 1e9:.1f} GB of memory, {estimate['disk_bytes'] / 1e9:.1f} GB on disk",
-        markup=False,
     )
     return estimate
 
@@ -402,12 +433,9 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
-    if run.exists():
-        job.preprocess, job.mean = run.preprocess()
-        if job.recipe.colour_noise:
-            colours(job, console)
-    else:
-        colours(job, console)
+    begun = run.exists()
+    colours(job, console)
+    if not begun:
         if asked.max_time is not None:
             job.steps = measured_steps(job, asked.max_time, console)
             record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}
@@ -416,19 +444,17 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     if job.steps < job.state.step:
         raise UsageError(f"{run.folder}: has {job.state.step} steps already, more than the {job.steps} asked")
     finished = job.state.step == job.steps and not job.state.validation_due
-    if finished:
-        console.print(
-            f"{run.folder}: finished at step {job.steps}; more --epochs or --max-steps would extend it", markup=False
-        )
-    elif resumed:
+    if begun and not finished:
         files.write_json(run.folder / "recipe.json", record["recipe"])
-        console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}", markup=False)
+    if finished:
+        console.print(f"{run.folder}: finished at step {job.steps}; more --epochs or --max-steps would extend it")
+    elif resumed:
+        console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}")
     else:
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
             f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
             f"{job.device.type}, {torch.get_num_threads()} threads",
-            markup=False,
         )
     if asked.max_time is not None:
         job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
@@ -452,10 +478,11 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
 def document(job: Job, stopped: str) -> dict[str, Any]:
     """What `train --json` prints."""
     state = job.state
+    last = state.last or {"step": state.step, "top1": None, "top5": None}  # before the first validation
     return {
         "run": str(job.run.folder),
-        "best": state.best or state.last,
-        "last": state.last,
+        "best": state.best or last,
+        "last": last,
         "seconds": state.seconds,
         "images_per_second": state.images / state.seconds if state.seconds else 0.0,
         "stopped": stopped,

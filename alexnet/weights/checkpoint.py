@@ -2,6 +2,7 @@
 
     step-00001200/   model.safetensors  optimizer.safetensors  state.json  manifest.json
 
+A folder `step-00001200-unjudged` is the same before the validation that is due at that step.
 The manifest holds the size and SHA-256 of the other three; the folder appears by one rename after all are durable.
 """
 
@@ -20,7 +21,7 @@ from .. import files
 from ..errors import DataError, WeightsError
 
 SCHEMA = 1
-NAME = re.compile(r"step-(\d{8})")
+NAME = re.compile(r"step-(\d{8})(-unjudged)?")
 PARTS = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -68,27 +69,41 @@ def load_optimizer(rule: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
         rule.state[parameter][field] = value
 
 
+def name(state: dict[str, Any]) -> str:
+    """The name of the folder that holds this state."""
+    return f"step-{state['step']:08d}" + ("-unjudged" if state.get("validation_due") else "")
+
+
 def save(folder: Path, checkpoint: Checkpoint) -> str:
     """Writes `checkpoint` under `folder`, named after its step; returns that name. A whole one is left as it is."""
-    name = f"step-{checkpoint.state['step']:08d}"
-    if (folder / name).exists():
+    path = folder / name(checkpoint.state)
+    if path.exists():
         try:
-            verify(folder / name)
-            return name
+            verify(path)
+            return path.name
         except WeightsError:
-            shutil.rmtree(folder / name)
+            shutil.rmtree(path)
     need = sum(t.nbytes for part in (checkpoint.model, checkpoint.optimizer) for t in part.values())
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < need * 1.05:
         raise WeightsError(f"{folder}: a checkpoint needs {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free")
-    with files.new_folder(folder / name) as new:
+    with files.new_folder(path) as new:
         save_file(_cpu(checkpoint.model), new / "model.safetensors")
         save_file(_cpu(checkpoint.optimizer), new / "optimizer.safetensors")
         (new / "state.json").write_text(json.dumps({"schema": SCHEMA, **checkpoint.state}, indent=1, allow_nan=False))
         manifest = {part: {"bytes": (new / part).stat().st_size, "sha256": files.sha256(new / part)} for part in PARTS}
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    return name
+    return path.name
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint, if it is there; first its name goes, so that no half of it is ever found."""
+    if path.exists():
+        gone = path.with_name(f".{path.name}.gone.tmp")
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone)
 
 
 def verify(folder: Path) -> None:
@@ -135,6 +150,6 @@ def prune(folder: Path, keep: set[str]) -> None:
     """Removes the checkpoints whose names are not in `keep`, and what an ended process left unfinished."""
     for path in found(folder):
         if path.name not in keep:
-            shutil.rmtree(path)
+            remove(path)
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path)

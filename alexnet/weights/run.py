@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ..errors import DataError, UsageError, WeightsError
 from ..network.build import AlexNet, build
 from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
+
+SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
 
 
 @dataclass
@@ -54,9 +57,42 @@ class Run:
         except OSError as reason:
             raise UsageError(f"{self.folder}: cannot be written ({os.strerror(reason.errno or 0)})") from None
 
-    def json(self, name: str) -> Any:
-        """The value of one of its JSON files."""
-        return files.read_json(self.folder / name)
+    def json(self, name: str) -> dict[str, Any]:
+        """The object of one of its JSON files."""
+        with _unusable():
+            value = files.read_json(self.folder / name)
+        if not isinstance(value, dict):
+            raise UsageError(f"{self.folder / name}: expected a JSON object, found {type(value).__name__}")
+        return value
+
+    def recipe(self) -> dict[str, dict[str, Any]]:
+        """The resolved recipe: name -> {"value", "origin"}."""
+        value = self.json("recipe.json")
+        for name, entry in value.items():
+            if not isinstance(entry, dict) or not {"value", "origin"} <= set(entry):
+                raise UsageError(f"{self.folder / 'recipe.json'}: {name}: expected a value and an origin")
+        for name in ("variant", "dropout"):
+            if name not in value:
+                raise UsageError(f"{self.folder / 'recipe.json'}: names no {name}")
+        return value
+
+    def data(self) -> dict[str, Any]:
+        """Where the pictures came from: {"source", "split", "fingerprint", …}."""
+        value, path = self.json("data.json"), self.folder / "data.json"
+        for name, kind in (("source", str), ("split", dict), ("fingerprint", str)):
+            if not isinstance(value.get(name), kind):
+                raise UsageError(f"{path}: {name}: expected {kind.__name__}")
+        for name, part in value["split"].items():
+            if not isinstance(part, SPLIT.get(name, ())):
+                raise UsageError(f"{path}: split: {name}: not what a run writes there")
+        return value
+
+    def threads(self) -> int:
+        """How many threads computed."""
+        threads = self.json("environment.json").get("threads")
+        if type(threads) is not int or threads < 1:
+            raise UsageError(f"{self.folder / 'environment.json'}: threads: expected a number, 1 or more")
+        return threads
 
     def pointer(self, name: str) -> Path | None:
         """The checkpoint folder that `best` or `last` names; None where none is named yet."""
@@ -74,12 +110,29 @@ class Run:
 
     def classes(self) -> Classes:
         """The classes fixed at training time."""
-        return Classes.from_json(self.json("classes.json"), str(self.folder / "classes.json"))
+        path = self.folder / "classes.json"
+        with _unusable():
+            return Classes.from_json(files.read_json(path), str(path))
 
     def preprocess(self) -> tuple[Preprocess, NDArray[np.float32] | None]:
         """What the run does to every picture, and its mean image where it has one."""
         record = from_json(self.json("preprocess.json"), self.folder / "preprocess.json")
-        return record, load_mean(self.folder, stored=record.stored) if record.mean == MEAN_FILE else None
+        with _unusable():
+            return record, load_mean(self.folder, stored=record.stored) if record.mean == MEAN_FILE else None
+
+
+@contextmanager
+def _unusable() -> Iterator[None]:
+    """What is wrong with a run folder's own files is no fault of the data."""
+    try:
+        yield
+    except DataError as reason:
+        raise UsageError(str(reason)) from None
+
+
+def run_named(name: str) -> Run:
+    """The run folder called `name` under runs/, or at the path `name`."""
+    return Run(Path(name) if "/" in name else Path("runs") / name)
 
 
 def preprocess_of(model: Variant) -> Preprocess:
@@ -118,16 +171,15 @@ def fit(model: AlexNet, tensors: dict[str, torch.Tensor], where: str) -> None:
 def _from_run(run: Run, folder: Path) -> Loaded:
     classes = run.classes()
     preprocess, mean = run.preprocess()
-    recipe = run.json("recipe.json")
-    try:
-        name, dropout = recipe["variant"]["value"], recipe["dropout"]["value"]
-    except (KeyError, TypeError):
-        name, dropout = None, None
-    if not isinstance(name, str):
-        raise DataError(f"{run.folder / 'recipe.json'}: names no variant")
+    recipe = run.recipe()
+    name, dropout = recipe["variant"]["value"], recipe["dropout"]["value"]
+    if not isinstance(name, str) or not isinstance(dropout, int | float | None):
+        raise UsageError(
+            f"{run.folder / 'recipe.json'}: variant {name!r}, dropout {dropout!r}: expected a name, a share"
+        )
     model = build(name, classes=len(classes), seed=0, dropout=dropout)
     fit(model, checkpoint.load(folder, training=False).model, str(folder))
-    return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.json("data.json"))
+    return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.data())
 
 
 def _published() -> Loaded:
@@ -136,7 +188,7 @@ def _published() -> Loaded:
     try:
         with redirect_stdout(sys.stderr):  # the download says so on stdout, which may carry a JSON document
             state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except OSError as reason:
+    except (OSError, RuntimeError) as reason:  # torch.hub: RuntimeError where the hash is another
         raise WeightsError(f"imagenet: torchvision's weights could not be fetched ({reason})") from None
     model = build("torchvision", classes=1000, seed=0)
     layers = list(model.state_dict())

@@ -1,5 +1,7 @@
 """The command line as its users meet it: help, one JSON document, exit codes, one line for a mistake."""
 
+import dataclasses
+import inspect
 import io
 import json
 import os
@@ -15,7 +17,9 @@ import pytest
 
 from alexnet.cli import app, main
 from alexnet.cli.predict import plain
+from alexnet.cli.train import train
 from alexnet.errors import AlexNetError, UsageError
+from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +41,8 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def command(pictures: Path, run: Path, *more: object) -> list[str]:
-    asked = ["train", pictures, "--variant", "tiny", "--run", run, "--epochs", 1, "--batch-size", 6, "--workers", 1,
+    length = () if "--max-steps" in more else ("--epochs", 1)
+    asked = ["train", pictures, "--variant", "tiny", "--run", run, *length, "--batch-size", 6, "--workers", 1,
              "--precision", "fp32", *more]  # fmt: skip
     return [str(one) for one in asked]
 
@@ -128,6 +133,15 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["train", "digits", "--set", "rate=1"], 2, "rate"),
         (["train", "digits", "--set", "lr=fast"], 2, "expected float"),
         (["train", "digits", "--max-time", "20"], 2, "as in 20m"),
+        (["train", "digits", "--max-time", "20m", "--epochs", "2"], 2, "--epochs and --max-time"),
+        (["train", "digits", "--max-steps", "9", "--epochs", "2"], 2, "--epochs and --max-steps"),
+        (["train", "digits", "--set", "schedule=step"], 2, "step_epochs"),
+        (["train", "digits", "--set", "momentum=0"], 2, "nesterov"),
+        (["train", "digits", "--set", "optimizer=adam-tf1"], 2, "momentum=0.9: optimizer adam-tf1 has none"),
+        (["train", "digits", "--set", "freeze=conv1,relu1"], 2, "freeze=relu1: has no weights"),
+        (["train", "digits", "--set", "freeze=conv1,conv2,conv3,conv4,conv5,fc6,fc7,fc8"], 2, "every layer is frozen"),
+        (["train", "digits", "--weights", "tiny", "--variant", "paper"], 2, "is of variant tiny"),
+        (["train", "digits", "--weights", "tiny", "--set", "scale=1"], 2, "--set scale"),
         (["train", "digits", "--bad-images", "keep"], 2, "keep"),
         (["train", "digits", "--device", "tpu"], 2, "tpu"),
         (["train", "digits", "--precision", "fp8"], 2, "fp8"),
@@ -176,7 +190,15 @@ def test_a_fault_of_the_programs_own_is_not_hidden(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "code"), [(AlexNetError("x"), 1), (MemoryError(), 1), (KeyboardInterrupt(), 130)], ids=repr
+    ("fault", "code"),
+    [
+        (AlexNetError("x"), 1),
+        (MemoryError(), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1),
+        (PermissionError(13, "Permission denied", "/a/file"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
 )
 def test_other_ends(fault, code, monkeypatch, capsys):
     def ending(name: str) -> None:
@@ -328,7 +350,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(pictures, tmp_path, capsys)
     said = json.loads(out)
     assert said["stopped"] == "signal" and said["run"] == str(run)
     assert err.splitlines()[-1].startswith("alexnet: ") and "run it again to go on" in err and "Traceback" not in err
-    at = int((run / "last").read_text().strip().removeprefix("step-"))
+    at = int((run / "last").read_text().strip().removeprefix("step-").removesuffix("-unjudged"))
     assert 0 < at < 400
     shorter = command(pictures, run, "--max-steps", at + 4, "--json")
     code, out, err = ended(shorter, capsys)
@@ -359,4 +381,54 @@ def test_a_reader_that_has_gone_is_no_fault(form):
         )  # fmt: skip
     finally:
         os.close(write)
-    assert done.stderr == "" and done.returncode in (0, 1)
+    assert done.stderr == "" and done.returncode == 0
+
+
+def test_a_training_goes_on_when_its_reader_has_gone(pictures, tmp_path):
+    run = tmp_path / "run"
+    program = subprocess.Popen(
+        [sys.executable, "-m", "alexnet", *command(pictures, run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert program.stdout is not None and program.stderr is not None
+    program.stdout.readline()
+    program.stdout.close()
+    said = program.stderr.read()
+    assert program.wait() == 0 and "Traceback" not in said
+    assert json.loads((run / "recipe.json").read_text())["steps"]["value"] == 4 and (run / "best").exists()
+
+
+def test_names_are_printed_as_they_are(trained, pictures, tmp_path, capsys):
+    """A class whose name a console would take for markup, or for a picture of a bee."""
+    odd = tmp_path / "set"
+    shutil.copytree(pictures / "class1", odd / "cat [tabby]")
+    shutil.copytree(pictures / "=1+1", odd / "[/x] :bee:")
+    said = works(["data", "stats", odd, "--variant", "tiny"], capsys)
+    assert "cat [tabby]" in said and "[/x] :bee:" in said
+    run = tmp_path / "run"
+    works(command(odd, run), capsys)
+    said = works(["eval", run, "--per-class"], capsys)
+    assert "cat [tabby]" in said and "[/x] :bee:" in said
+
+
+def test_a_wrong_path_for_the_predictions_does_not_lose_the_result(trained, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, out, err = ended(["eval", trained[0], "--save-predictions", tmp_path / "file" / "x.parquet"], capsys)
+    assert code == 2 and out.startswith("top-1 accuracy") and err.startswith("alexnet: --save-predictions")
+
+
+def test_nothing_but_bad_pictures_is_no_result(trained, tmp_path, capsys):
+    for name in ("=1+1", "class1"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "x.jpg").write_bytes(b"no picture")
+    code, said = fails(["eval", trained[0], tmp_path / "set", "--bad-images", "skip", "--json"], capsys)
+    assert code == 3 and "none of 2 images" in said
+
+
+def test_the_defaults_are_written_once():
+    """`train`'s options say what the record that is kept says, or its origins would lie."""
+    options = inspect.signature(train).parameters
+    for field in dataclasses.fields(Asked):
+        if field.name not in ("data", "set"):
+            assert options[field.name].default == field.default, field.name
+    assert not set(options) - {field.name for field in dataclasses.fields(Asked)} - {"dry_run", "json"}

@@ -189,6 +189,21 @@ def test_a_class_may_be_called_train(tmp_path):
     assert data.classes.keys == ("train", "tram")
 
 
+def test_train_and_val_in_capitals(tmp_path):
+    classes_of(tmp_path / "Train", {"a": 3, "b": 2})
+    classes_of(tmp_path / "Val", {"a": 1, "b": 2})
+    data = open_data(tmp_path)
+    assert (len(data.train), len(data.val)) == (5, 3) and data.classes.keys == ("a", "b")
+
+
+def test_train_beside_folders_of_unknown_purpose_is_no_class(tmp_path):
+    classes_of(tmp_path / "train", {"a": 3, "b": 2})
+    classes_of(tmp_path / "dev", {"a": 1, "b": 2})
+    with pytest.raises(DataError, match=r"train/ holds folders .*\(dev\) is called val, .*--val"):
+        open_data(tmp_path)
+    assert len(open_data(tmp_path / "train", val=tmp_path / "dev").val) == 3
+
+
 def test_val_with_other_classes_is_refused(tmp_path):
     classes_of(tmp_path / "train", {"a": 2, "b": 2, "c": 2})
     classes_of(tmp_path / "val", {"a": 1, "c": 1})
@@ -327,6 +342,7 @@ def test_a_csv_list(tmp_path):
         ("l.txt", "x.jpg a\nfolder a\n", r"l\.txt: line 2: folder: not a regular file"),
         ("l.txt", "x\0.jpg a\n", r"l\.txt: line 1: x\\x00\.jpg: embedded null byte"),
         ("l.txt", "\n", r"l\.txt: no images in it"),
+        ("l.txt", "x.jpg a\nfolder/y.jpg b\nx.jpg b\n", r"l\.txt: line 3: x\.jpg stands in line 1 already"),
         ("l.csv", "", r"l\.csv: line 1: expected a header with path and label"),
         ("l.csv", "x.jpg,a\n", r"l\.csv: line 1: expected a header with path and label"),
         ("l.csv", "path,label\nx.jpg\n", r"l\.csv: line 2: expected 2 fields"),

@@ -76,6 +76,9 @@ def test_rates():
     got = [rate(fast, s, steps=110, epoch_steps=10, drops=0) for s in range(110)]
     assert got[0] == pytest.approx(0.1) and got[9] == pytest.approx(1.0) and got[10] == pytest.approx(1.0)
     assert got[60] == pytest.approx(0.5) and 0 < got[-1] < 1e-3
+    short = changed(recipe("fast"), {"lr": 1.0, "warmup_epochs": 0.5})
+    assert [rate(short, s, steps=9, epoch_steps=3, drops=0) for s in range(2)] == [pytest.approx(2 / 3), 1.0]
+    assert rate(short, 0, steps=9, epoch_steps=1, drops=0) == 1.0, "the warm-up never goes above the rate"
     step = changed(recipe("torchvision"), {"lr": 1.0})
     assert rate(step, 299, steps=900, epoch_steps=10, drops=0) == 1.0
     assert rate(step, 300, steps=900, epoch_steps=10, drops=0) == pytest.approx(0.1)
@@ -100,6 +103,14 @@ def test_recipes_are_typed_by_their_fields():
         ({"optimizer": "lion"}, "sgd-2012"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"weight_decay": "nan"}, "weight_decay=nan"),
+        ({"weight_decay": -1e-4}, "must not be negative"),
+        ({"brightness": 1.5}, "brightness=1.5"),
+        ({"crop_scale": 0.0}, "crop_scale=0.0"),
+        ({"scale": 0.0}, "scale=0.0"),
+        ({"schedule": "step"}, "step_epochs=0"),
+        ({"momentum": 0.0}, "nesterov"),
+        ({"optimizer": "adam-tf1", "momentum": 0.0, "nesterov": False}, "weight_decay=0.0005: optimizer adam-tf1"),
         ({"name": "x"}, "known are"),
     ],
 )

@@ -3,7 +3,9 @@ import io
 import itertools
 import json
 import math
+import shutil
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from alexnet import stop
-from alexnet.errors import BadImage, NumbersError, Stopped, UsageError
+from alexnet.data.augment import Augment
+from alexnet.data.loader import batches
+from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
 from alexnet.network.build import build
 from alexnet.training import loop, start
 from alexnet.training.start import Asked
+from alexnet.weights import checkpoint
+from alexnet.weights.run import Run
 from tests.pictures import write_folder
 
 
@@ -120,9 +126,48 @@ def test_stopped_in_the_validation_resumes_with_it(pictures, tmp_path, monkeypat
     monkeypatch.setattr(loop, "answer", stopping)
     with pytest.raises(Stopped, match="validation"):
         start.train(asked(pictures, tmp_path / "broken"), quiet())
+    assert (tmp_path / "broken" / "last").read_text() == "step-00000008-unjudged\n"
     start.train(asked(pictures, tmp_path / "broken"), quiet())
     assert digest(tmp_path / "whole") == digest(tmp_path / "broken")
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+
+
+def test_a_run_stopped_in_its_last_validation_is_finished_by_the_next(pictures, tmp_path, monkeypatch):
+    ordinary, wanted = loop.answer, asked(pictures, tmp_path / "run", epochs=1)
+
+    def stopping(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return ordinary(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "answer", stopping)
+    with pytest.raises(Stopped, match="validation"):
+        start.train(wanted, quiet())
+    monkeypatch.setattr(loop, "answer", ordinary)
+    result = start.train(wanted, quiet())
+    assert result["last"]["step"] == 4 and result["last"]["top1"] is not None
+    monkeypatch.setattr(loop, "answer", None)  # a third time there is nothing left to do
+    assert start.train(wanted, quiet()) == result
+
+
+def test_what_a_killed_save_left_is_not_taken_for_this_runs(pictures, tmp_path, monkeypatch):
+    """Killed between a checkpoint's rename and `last`: the log's length in it is that of lines that are gone."""
+    ordinary, run = Run.point, tmp_path / "run"
+
+    def dying(self, name, checkpoint_name):
+        if checkpoint_name == "step-00000008":
+            raise KeyboardInterrupt
+        return ordinary(self, name, checkpoint_name)
+
+    monkeypatch.setattr(Run, "point", dying)
+    with pytest.raises(KeyboardInterrupt):
+        start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
+    state = run / "checkpoints" / "step-00000008" / "state.json"
+    left = json.loads(state.read_text())
+    monkeypatch.setattr(Run, "point", ordinary)
+    start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
+    now = json.loads(state.read_text())
+    assert now["seconds"] != left["seconds"] and now["step"] == left["step"]
+    assert (run / "metrics.jsonl").read_bytes()[: now["metrics_bytes"]].endswith(b"}\n")
 
 
 def test_parts_of_a_batch_are_the_batch(pictures, tmp_path):
@@ -149,26 +194,29 @@ def test_other_settings_or_pictures_are_refused(pictures, tmp_path):
     start.train(asked(pictures, run, epochs=1), quiet())
     with pytest.raises(UsageError, match=r"lr: 0\.015 there, 0\.5 asked"):
         start.train(asked(pictures, run, epochs=1, lr=0.5), quiet())
-    other = write_folder(tmp_path / "other", classes=3, each=20)
-    with pytest.raises(UsageError, match=r"held-out|other pictures|gone"):
-        try:
-            start.train(asked(other, run, epochs=1), quiet())
-        except Exception as reason:
-            raise UsageError(str(reason)) from reason
+    other = write_folder(tmp_path / "other", classes=3, each=24, seed=9)  # the same names
+    with pytest.raises(UsageError, match="other pictures"):
+        start.train(asked(other, run, epochs=1), quiet())
+    fewer = write_folder(tmp_path / "fewer", classes=3, each=4)
+    with pytest.raises(DataError, match="held-out images are gone"):
+        start.train(asked(fewer, run, epochs=1), quiet())
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(pictures, tmp_path):
-    run = tmp_path / "run"
-    with pytest.raises(NumbersError, match="step"):
-        start.train(asked(pictures, run, lr=1e9), quiet())
-    for path in run.rglob("model.safetensors"):
-        assert all(torch.isfinite(value).all() for value in load_file(path).values())
+def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(pictures, tmp_path, monkeypatch):
+    run, ordinary = tmp_path / "run", loop.rate
+    monkeypatch.setattr(loop, "rate", lambda recipe, step, **rest: 1e9 if step > 4 else ordinary(recipe, step, **rest))
+    with pytest.raises(NumbersError, match=r"step [67]"):
+        start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
+    kept = load_file(run / "checkpoints" / "step-00000004" / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+    assert np.isfinite(np.load(run / "kernels.npy")).all()
 
 
 def test_a_loss_at_chance_is_reported(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "STUCK_AFTER", 10)
     console = quiet()
-    start.train(asked(pictures, tmp_path / "run", lr=1e-9, epochs=6, max_steps=20, recipe="paper"), console)
+    start.train(asked(pictures, tmp_path / "run", lr=1e-9, epochs=None, max_steps=20, recipe="paper"), console)
     said = console.file.getvalue()
     assert "still at chance" in said and said.count("still at chance") == 1
 
@@ -197,6 +245,17 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
     assert steps == {"value": by_hand, "origin": "--max-time"} and result["last"]["step"] == by_hand
     again = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     assert again["last"] == result["last"]
+    for other in ({"max_time": 40.0}, {"epochs": 2}):
+        with pytest.raises(UsageError, match=r"max_time: 20\.0 there"):
+            start.train(asked(pictures, run, **{"epochs": None, **other}), quiet())
+    assert json.loads((run / "recipe.json").read_text())["max_time"]["value"] == 20.0
+
+
+def test_a_run_stopped_by_the_clock_before_a_validation_says_so(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "LAST_RESORT", 0.0)
+    result = start.train(asked(pictures, tmp_path / "run", epochs=None, max_time=3600.0), quiet())
+    assert result["stopped"] == "max-time" and result["last"] == {"step": 1, "top1": None, "top5": None}
+    assert result["best"] == result["last"]
 
 
 def test_the_warm_up_leaves_the_job_as_it_was(pictures, tmp_path):
@@ -215,18 +274,88 @@ def test_a_dry_run_leaves_nothing(pictures, tmp_path):
     assert not run.exists() and estimate["steps"] == 12 and estimate["seconds"] > 0
 
 
+def test_a_dry_run_touches_no_folder_that_is_there(pictures, tmp_path):
+    before = sorted((path, path.stat().st_mtime_ns) for path in pictures.rglob("*"))
+    start.train(asked(pictures, pictures), quiet(), dry=True)  # --run names the pictures themselves
+    assert sorted((path, path.stat().st_mtime_ns) for path in pictures.rglob("*")) == before
+    start.train(asked(pictures, tmp_path / "run", epochs=1), quiet())
+    with pytest.raises(UsageError, match="does not exist yet"):
+        start.train(asked(pictures, tmp_path / "run"), quiet(), dry=True)
+    assert (tmp_path / "run" / "best").exists()
+
+
+def test_given_weights_are_matched_by_class(pictures, tmp_path):
+    """Classes in another order: the network answers as before, and its pictures keep their own scale."""
+    run = tmp_path / "base"
+    start.train(asked(pictures, run, epochs=2), quiet())
+    order = [2, 0, 1]
+    kept = checkpoint.load(run / "checkpoints" / (run / "best").read_text().strip())
+    moved = {name: value[order] if name.startswith("fc8.") else value for name, value in kept.model.items()}
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    shutil.rmtree(other / "checkpoints")
+    name = checkpoint.save(other / "checkpoints", checkpoint.Checkpoint(moved, kept.optimizer, kept.state))
+    (other / "best").write_text(name)
+    classes = json.loads((run / "classes.json").read_text())
+    (other / "classes.json").write_text(json.dumps([classes[i] for i in order]))
+    recipe = {"recipe": "paper", "variant": None}
+    job, _, record = start.prepare(asked(pictures, tmp_path / "x", weights=str(other), **recipe), quiet())
+    assert torch.equal(job.model.state_dict()["fc8.weight"], kept.model["fc8.weight"])
+    assert torch.equal(job.model.state_dict()["fc8.bias"], kept.model["fc8.bias"])
+    assert job.preprocess.scale == 1 / 64 and record["recipe"]["scale"]["origin"] == f"--weights {other}"
+
+
+def test_the_recipes_scale_takes_the_place_of_the_variants(pictures, tmp_path):
+    job, _, _ = start.prepare(asked(pictures, tmp_path / "x", variant="torchvision"), quiet())
+    assert job.preprocess.scale == 1 / 64 and job.preprocess.std == (1.0, 1.0, 1.0)
+    start.colours(job, quiet())
+    places = loop.order(job, 0, 1)
+    batch = next(batches(job.train, places, loop.preparer(job)[0], side=job.preprocess.stored, threads=0))
+    x = loop.views_of(job, batch, loop.Normalise(job.preprocess, job.mean, job.device), Augment())
+    assert 0.3 < float(x.std()) < 2, "He's values want inputs of about unit variance"
+
+
+def test_a_finetuned_run_goes_on_without_its_base(pictures, tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    start.train(asked(pictures, base, epochs=1), quiet())
+    tuned = asked(pictures, tmp_path / "tuned", recipe="finetune", variant=None, weights=str(base))
+    start.train(replace(tuned, epochs=1), quiet())
+    shutil.rmtree(base)
+    result = start.train(replace(tuned, epochs=2), quiet())
+    assert result["last"]["step"] == 8 and result["stopped"] == "done"
+    with pytest.raises(UsageError, match="no such run folder"):
+        start.train(replace(tuned, run=str(tmp_path / "new")), quiet())
+
+
+def test_the_commit_is_the_programs_own(tmp_path, monkeypatch):
+    """An installed package may lie in a virtual environment inside a user's own checkout."""
+    place = tmp_path / "user" / "venv" / "alexnet" / "training"
+    place.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path / "user"), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git[:3], "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(start, "__file__", str(place / "start.py"))
+    assert start.commit() is None
+    (tmp_path / "user" / "training").mkdir()
+    monkeypatch.setattr(start, "__file__", str(tmp_path / "user" / "alexnet" / "training" / "start.py"))
+    said = subprocess.run([*git[:3], "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert start.commit() == said.stdout.strip()
+
+
 def test_freeze_and_finetune(pictures, tmp_path):
     start.train(asked(pictures, tmp_path / "base", epochs=1), quiet())
     other = write_folder(tmp_path / "other", classes=2, each=12, seed=5)
     tuned = asked(other, tmp_path / "tuned", recipe="finetune", variant=None, weights=str(tmp_path / "base"), epochs=1,
-                  set=("freeze=conv1,conv2",))  # fmt: skip
+                  set=("freeze=features.0,conv2a",))  # fmt: skip
     start.train(tuned, quiet())
+    record = json.loads((tmp_path / "tuned" / "recipe.json").read_text())
+    assert record["freeze"]["value"] == ["conv1", "conv2"], "torchvision's name and the 2012 program's are known"
     base = load_file(next((tmp_path / "base" / "checkpoints").iterdir()) / "model.safetensors")
     new = load_file(next((tmp_path / "tuned" / "checkpoints").iterdir()) / "model.safetensors")
     assert new["fc8.weight"].shape[0] == 2
     assert torch.equal(base["conv1.weight"], new["conv1.weight"]) and torch.equal(base["conv2.bias"], new["conv2.bias"])
     assert not torch.equal(base["conv3.weight"], new["conv3.weight"])
-    with pytest.raises(UsageError, match="freeze=conv9"):
+    with pytest.raises(UsageError, match="no layer 'conv9'"):
         start.train(replace(tuned, run=str(tmp_path / "x"), set=("freeze=conv9",)), quiet())
 
 
