@@ -390,11 +390,12 @@ def test_a_training_goes_on_when_its_reader_has_gone(pictures, tmp_path):
         [sys.executable, "-m", "alexnet", *command(pictures, run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=ROOT,
     )  # fmt: skip
-    assert program.stdout is not None and program.stderr is not None
-    program.stdout.readline()
-    program.stdout.close()
-    said = program.stderr.read()
-    assert program.wait() == 0 and "Traceback" not in said
+    with program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.readline()
+        program.stdout.close()
+        said = program.stderr.read()
+    assert program.returncode == 0 and "Traceback" not in said
     assert json.loads((run / "recipe.json").read_text())["steps"]["value"] == 4 and (run / "best").exists()
 
 
@@ -402,13 +403,13 @@ def test_names_are_printed_as_they_are(trained, pictures, tmp_path, capsys):
     """A class whose name a console would take for markup, or for a picture of a bee."""
     odd = tmp_path / "set"
     shutil.copytree(pictures / "class1", odd / "cat [tabby]")
-    shutil.copytree(pictures / "=1+1", odd / "[/x] :bee:")
+    shutil.copytree(pictures / "=1+1", odd / "[bold]x :bee:")
     said = works(["data", "stats", odd, "--variant", "tiny"], capsys)
-    assert "cat [tabby]" in said and "[/x] :bee:" in said
+    assert "cat [tabby]" in said and "[bold]x :bee:" in said
     run = tmp_path / "run"
     works(command(odd, run), capsys)
     said = works(["eval", run, "--per-class"], capsys)
-    assert "cat [tabby]" in said and "[/x] :bee:" in said
+    assert "cat [tabby]" in said and "[bold]x :bee:" in said
 
 
 def test_a_wrong_path_for_the_predictions_does_not_lose_the_result(trained, tmp_path, capsys):

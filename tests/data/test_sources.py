@@ -216,9 +216,9 @@ def test_val_with_other_classes_is_refused(tmp_path):
 
 
 def test_val_labels_are_trains(tmp_path):
-    (tmp_path / "train.csv").write_text("path,label\nx.jpg,b\nx.jpg,a\nx.jpg,c\n")
-    (tmp_path / "val.csv").write_text("path,label\nx.jpg,c\nx.jpg,b\nx.jpg,a\n")
-    tree(tmp_path, {"x.jpg": 0})
+    (tmp_path / "train.csv").write_text("path,label\n0.jpg,b\n1.jpg,a\n2.jpg,c\n")
+    (tmp_path / "val.csv").write_text("path,label\n0.jpg,c\n1.jpg,b\n2.jpg,a\n")
+    tree(tmp_path, {f"{n}.jpg": n for n in range(3)})
     data = open_data(tmp_path / "train.csv", val=tmp_path / "val.csv")
     assert data.val.label.tolist() == [2, 1, 0]
     assert data.val.classes == data.train.classes
@@ -317,8 +317,8 @@ def test_a_text_list(tmp_path):
 
 
 def test_integer_labels_are_sorted_as_numbers(tmp_path):
-    tree(tmp_path, {"x.jpg": 1})
-    (tmp_path / "list.txt").write_text("".join(f"x.jpg {label}\n" for label in (10, 2, "02", 0)))
+    tree(tmp_path, {f"{n}.jpg": n for n in range(4)})
+    (tmp_path / "list.txt").write_text("".join(f"{n}.jpg {label}\n" for n, label in enumerate((10, 2, "02", 0))))
     samples = open_source(tmp_path / "list.txt")
     assert samples.classes.keys == ("0", "2", "10")
     assert samples.label.tolist() == [2, 1, 1, 0]
