@@ -41,16 +41,15 @@ def predict(run: str | Path, picture: str | Path, k: int = 5) -> "list[Predictio
 def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str, Any]:
     """Trains on `data`, or goes on; returns the document of `train --json`.
 
-    The options are the fields of `training.start.Asked`; anything else is a TypeError.
+    The options are those that `alexnet train --help` explains: recipe, variant, run, device, workers, epochs,
+    max_steps, batch_size, lr, dropout, precision, accumulate, seed, max_time (in seconds), val, val_fraction, balance,
+    weights, bad_images, save_every, and set (["key=value", ...]); `training.start.Asked` has their defaults.
     """
-    import io
-
     from rich.console import Console
 
     from .training import start
 
-    file = io.StringIO() if quiet else None
-    console = Console(file=file, markup=False, emoji=False, highlight=False)
+    console = Console(quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
     return start.train(start.Asked(data=str(data), **options), console)
 
 

@@ -2,9 +2,9 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from ..errors import UsageError
 
@@ -19,7 +19,7 @@ def stats(
     val_fraction: float = 0.2,
     seed: int = 0,
     workers: int = 2,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
 ) -> None:
     """Counts, balance, sizes, mean and colour eigenvectors of the training pictures.
 
@@ -37,6 +37,7 @@ def stats(
     from rich.table import Table
 
     from ..data.cache import cache_folder
+    from ..data.samples import shown
     from ..data.sources import open_data
     from ..data.stats import measure
     from ..network.variants import variant as variant_named
@@ -60,6 +61,7 @@ def stats(
             for key, n, v in zip(found.train.classes.keys, counts, held, strict=True)
         ],
         "bad_images": len(measured.bad),
+        "bad": [{"path": shown(str(found.train.path(row))), "reason": reason} for row, reason in measured.bad],
         "left_out": dict(found.train.ignored),
         "height": [int(heights.min()), float(np.median(heights)), int(heights.max())],
         "width": [int(widths.min()), float(np.median(widths)), int(widths.max())],
@@ -72,7 +74,8 @@ def stats(
         print(json_format.dumps(result))
         return
     console = console_for(False)
-    table = Table("class", "train", "val", title=f"{data}: {result['train']} to train, {result['val']} to validate")
+    console.print(f"{data}: {result['train']} to train, {result['val']} to validate")
+    table = Table("class", "train", "val")
     for row in result["classes"]:
         table.add_row(row["class"], str(row["train"]), str(row["val"]))
     console.print(table, soft_wrap=False)
@@ -84,7 +87,7 @@ def stats(
         f"mean {np.round(measured.channel_mean, 2).tolist()}\n"
         f"std of the colour axes {np.round(np.sqrt(measured.eigenvalues), 2).tolist()}\n"
         f"colour axes (columns)\n{np.array2string(measured.eigenvectors, precision=4)}"
-        + (f"\n{len(measured.bad)} bad pictures left out" if measured.bad else "")
+        + "".join(f"\nbad, left out: {bad['path']}: {bad['reason']}" for bad in result["bad"])
         + "".join(f"\n{count} {reason}: left out" for reason, count in found.train.ignored.items()),
     )
 

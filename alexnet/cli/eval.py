@@ -2,15 +2,13 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from ..errors import GateMissed, UsageError
 
 
 def evaluate(
-    runs: Annotated[list[str], Parameter(negative="")],
+    runs: list[str],
     /,
     *,
     data: str | None = None,
@@ -22,25 +20,25 @@ def evaluate(
     seed: int = 0,
     bad_images: Literal["error", "skip"] = "error",
     save_predictions: Path | None = None,
-    per_class: Annotated[bool, Parameter(negative="")] = False,
+    per_class: bool = False,
     min_top1: float | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
 ) -> None:
-    """Accuracy of a run, or of several averaged, on its own validation pictures or on DATA.
+    """Accuracy of a run, or of several averaged, on held-out pictures or DATA.
 
     alexnet eval runs/flowers --views 10
     alexnet eval runs/a runs/b other/pictures
 
     Parameters:
-        runs: RUN [RUN ...] [DATA]; a last argument that is no RUN is the DATA
+        runs: RUN [RUN ...] [DATA]; a last one that is no RUN is DATA
         data: the pictures, named outright
-        views: 1, 5 (corners and centre) or 10 (and their mirrors), softmax averaged
+        views: 1, 5 (corners, centre) or 10 (and mirrored)
         batch_size: views that go through at once
         device: auto, cpu, cuda or mps
         precision: auto, fp32 or bf16
         workers: threads that decode
         seed: of an untrained variant's weights
-        bad_images: end at a bad picture, or count it as wrong
+        bad_images: error, or skip (counted as wrong)
         save_predictions: a .parquet file to write
         per_class: a table of the classes
         min_top1: exit with 6 below this accuracy, 0..1
@@ -55,6 +53,8 @@ def evaluate(
 
     if data is None and len(runs) > 1 and not is_run(runs[-1]):
         runs, data = runs[:-1], runs[-1]
+    if save_predictions is not None and save_predictions.suffix != ".parquet":
+        raise UsageError(f"--save-predictions {save_predictions}: expected a name that ends in .parquet")
     if min_top1 is not None and not 0.0 <= min_top1 <= 1.0:
         raise UsageError(f"--min-top1 {min_top1}: must be in 0..1")
     where = device_of(device)
@@ -80,13 +80,15 @@ def evaluate(
             f"error {100 * result['top1_error']:.2f} %",
         )
         low, high = result["top5_interval"]
-        console.print(
-            f"top-5 accuracy {100 * result['top5']:.2f} %  (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
-            f"error {100 * result['top5_error']:.2f} %",
-        )
+        if len(verdict.classes) > 5:  # otherwise every answer is among the five
+            console.print(
+                f"top-5 accuracy {100 * result['top5']:.2f} %  (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
+                f"error {100 * result['top5_error']:.2f} %",
+            )
         console.print(
             f"mean per-class accuracy {100 * result['mean_class_accuracy']:.2f} %, loss {result['loss']:.4f}, "
-            f"{result['count']} pictures, {views} view{'s' if views > 1 else ''}"
+            f"{result['count']} pictures{' held out of the training' if result['held_out'] else ''}, "
+            f"{views} view{'s' if views > 1 else ''}"
             + (f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""),
         )
         if per_class:

@@ -1,9 +1,7 @@
 """`alexnet info VARIANT`: what a variant is and costs, or what two do differently."""
 
 from json import dumps
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +17,9 @@ def info(
     *,
     classes: int = 1000,
     diff: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
 ) -> None:
-    """A variant layer by layer: shapes, receptive fields, parameters, multiply-adds.
+    """A variant layer by layer: shapes, receptive fields, parameters, costs.
 
     alexnet info paper --diff caffe
     alexnet info tiny --classes 10 --json
@@ -85,6 +83,9 @@ def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:
         ]
         print(dumps({"variants": [here.name, there.name], "differences": rows}))
         return
+    if not found:
+        console_for(False).print(f"{here.name} and {there.name}: no difference")
+        return
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     for name in ("layer", "what", here.name, there.name):
         table.add_column(name)
@@ -92,3 +93,4 @@ def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:
         cells = (Text(f"{value}\n{mark}") for value, mark in ((one.here, one.mark_here), (one.there, one.mark_there)))
         table.add_row(one.layer or "images", one.what, *cells)
     console_for(False).print(table, soft_wrap=False)
+    console_for(False).print("[K12] the paper, [CODE12] its program; docs/fidelity.md explains every mark.")

@@ -3,9 +3,15 @@
 import csv as csv_format
 import json as json_format
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from ..errors import BadImage, DataError, UsageError
+
+if TYPE_CHECKING:
+    from ..data.samples import Samples
 
 BAR = 24  # cells of a bar
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would take for a formula
@@ -13,15 +19,15 @@ FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would take for a formula
 
 def predict(
     run: str,
-    pictures: Annotated[list[str], Parameter(negative="", allow_leading_hyphen=True)],
+    pictures: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     k: Annotated[int, Parameter(name=["-k"])] = 5,
     views: int = 1,
     seed: int = 0,
     device: str = "auto",
-    json: Annotated[bool, Parameter(negative="")] = False,
-    csv: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
+    csv: bool = False,
 ) -> None:
     """The likeliest classes of pictures.
 
@@ -30,7 +36,7 @@ def predict(
 
     Parameters:
         run: a run folder, a checkpoint folder, imagenet, or a variant
-        pictures: files, folders, or - for a picture on standard input
+        pictures: files, folders, or - for one on standard input; bad ones are named
         k: classes shown
         views: 1, 5 or 10
         seed: of an untrained variant's weights
@@ -39,7 +45,6 @@ def predict(
         csv: print comma-separated values
     """
     from ..data.sources import open_images
-    from ..errors import UsageError
     from ..evaluation import predict as predicting
     from ..ranks import device_of
 
@@ -53,27 +58,47 @@ def predict(
     if json and csv:
         raise UsageError("--json and --csv: ask for one of them")
     if pictures == ["-"]:
-        found = iter([("-", sys.stdin.buffer.read())])
+        found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", sys.stdin.buffer.read())])
     else:
-        samples = open_images(pictures)
-        found = ((samples.key(row), samples.read(row)) for row in range(len(samples)))
+        found = contents(open_images(pictures))
     predictor = predicting.load(run, device=str(device_of(device)), seed=seed)
-    answers = predictor.stream(found, k, views=views)
-    if json:
-        print(json_format.dumps([predicting.to_json(path, said) for path, said in answers]))
-    elif csv:
-        writer = csv_format.writer(sys.stdout, lineterminator="\n")
+    document: list[dict[str, Any]] = []
+    count, bad = 0, list[BadImage]()
+    writer = csv_format.writer(sys.stdout, lineterminator="\n")
+    if csv:
         writer.writerow(["path", "rank", "index", "label", "probability"])
-        for path, said in answers:
+    for path, said in predictor.stream(found, k, views=views):
+        count += 1
+        if json:
+            document.append(predicting.to_json(path, said))
+        if isinstance(said, BadImage):
+            bad.append(said)
+        elif csv:
             for rank, p in enumerate(said, 1):
                 writer.writerow([plain(path), rank, p.index, plain(p.label), f"{p.probability:.6f}"])
-    else:
-        for path, said in answers:
+        elif not json:
             print(path)
             wide = max(len(p.label) for p in said)
             for p in said:
                 bar = "█" * round(BAR * p.probability)
                 print(f"  {p.label:<{wide}}  {100 * p.probability:5.1f} %  {bar}")
+    if json:
+        print(json_format.dumps(document))
+    if count == 1 and bad:
+        raise bad[0]
+    if bad:
+        for one in bad:
+            print(f"bad image {one}", file=sys.stderr)
+        raise DataError(f"{len(bad)} of {count} pictures could not be decoded; the others are answered")
+
+
+def contents(samples: "Samples") -> "Iterator[tuple[str, bytes | BadImage]]":
+    """Each picture's name, and its bytes or why they cannot be read."""
+    for row in range(len(samples)):
+        try:
+            yield samples.key(row), samples.read(row)
+        except BadImage as reason:
+            yield samples.key(row), reason
 
 
 def plain(cell: str) -> str:

@@ -3,9 +3,7 @@
 import json as json_format
 import re
 import shlex
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from ..errors import Stopped, UsageError
 
@@ -39,13 +37,13 @@ def train(
     max_time: str | None = None,
     val: str | None = None,
     val_fraction: float = 0.2,
-    balance: Annotated[bool, Parameter(negative="")] = False,
+    balance: bool = False,
     weights: str | None = None,
     bad_images: Literal["error", "skip"] = "error",
     save_every: int = 1000,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
-    set: Annotated[list[str] | None, Parameter(negative="")] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: bool = False,
+    set: list[str] | None = None,
+    json: bool = False,
 ) -> None:
     """Train on pictures, or go on: the same command continues its run.
 
@@ -54,7 +52,7 @@ def train(
 
     Parameters:
         data: folder, list, tar, ILSVRC2012 files, or digits
-        recipe: paper, caffe, torchvision, finetune, article, article-printed, fast
+        recipe: fast, paper, caffe, torchvision, finetune, article, …
         variant: see alexnet info; the recipe's own unless named
         run: name under runs/, or a path
         device: auto, cpu, cuda or mps
@@ -69,10 +67,10 @@ def train(
         seed: of weights, order and augmentation
         max_time: 90s, 20m, 2h; becomes a number of steps at the start
         val: pictures to validate on, elsewhere
-        val_fraction: held out of each class where nothing else is; 0 for none
+        val_fraction: held out where nothing else is
         balance: repeat the smaller classes
         weights: a RUN to start from
-        bad_images: end at a bad picture, or skip and list it
+        bad_images: error, or skip (and list them)
         save_every: steps between saves within an epoch
         dry_run: a few steps, and an estimate
         set: key=value, any field of the recipe

@@ -110,7 +110,7 @@ def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
     for given in [where] if isinstance(where, str | Path) else where:
         path = Path(given)
         before = len(names)
-        if _exists(path).is_dir():
+        if _exists(path, hint="").is_dir():
             for name, size in images_below(path, ignored, set()):
                 names.append(str(path / name))
                 columns.append((-1, 0, size))
@@ -280,7 +280,9 @@ def _split(
         wanted = set(val_names)
         chosen = np.array([key in wanted for key in keys], bool)
         if lost := sorted(wanted.difference(keys)):
-            raise DataError(f"{shown(where)}: {len(lost)} of the {len(wanted)} held-out images are gone: {lost[0]}, …")
+            raise DataError(
+                f"{shown(where)}: {len(lost)} of the {len(wanted)} held-out images are gone, the first {lost[0]}"
+            )
     else:
         if not 0 < val_fraction < 1:
             raise UsageError(f"val_fraction: expected more than 0 and less than 1, got {val_fraction}")
@@ -308,16 +310,16 @@ def held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
     return np.where(counts < 2, 0, np.clip(held, 1, np.maximum(counts - 1, 1)))
 
 
-def _exists(path: Path) -> Path:
+KNOWN = " (known name: digits; `alexnet data get NAME` fetches flowers, imagenette, cifar10, flowers102)"
+
+
+def _exists(path: Path, *, hint: str = KNOWN) -> Path:
     try:
         path.stat()
     except (OSError, ValueError) as reason:
         if isinstance(reason, OSError) and not isinstance(reason, FileNotFoundError | NotADirectoryError):
             raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
-        raise DataError(
-            f"{shown(str(path))}: no such file or folder (known name: digits; "
-            "`alexnet data get NAME` fetches flowers, imagenette, cifar10, flowers102)"
-        ) from None
+        raise DataError(f"{shown(str(path))}: no such file or folder{hint}") from None
     return path
 
 

@@ -78,21 +78,23 @@ class Predictor:
         return self.top(self.probabilities([picture], views=views)[0], k)
 
     def stream(
-        self, pictures: Iterable[tuple[str, bytes]], k: int, *, views: int = 1, batch: int = 32
-    ) -> Iterator[tuple[str, list[Prediction]]]:
-        """(name, bytes) pairs -> (name, predictions), a batch at a time, in their order."""
-        names: list[str] = []
-        waiting: list[NDArray[np.uint8]] = []
+        self, pictures: Iterable[tuple[str, bytes | BadImage]], k: int, *, views: int = 1, batch: int = 32
+    ) -> Iterator[tuple[str, list[Prediction] | BadImage]]:
+        """(name, bytes) pairs -> (name, predictions), a batch at a time, in their order; a bad one: why it is bad."""
+        waiting: list[tuple[str, NDArray[np.uint8] | BadImage]] = []
 
-        def flush() -> Iterator[tuple[str, list[Prediction]]]:
-            for name, p in zip(names, self._judge(waiting, views) if waiting else (), strict=True):
-                yield name, self.top(p, k)
-            names.clear()
+        def flush() -> Iterator[tuple[str, list[Prediction] | BadImage]]:
+            good = [pixels for _, pixels in waiting if isinstance(pixels, np.ndarray)]
+            p = iter(self._judge(good, views) if good else ())
+            for name, pixels in waiting:
+                yield name, self.top(next(p), k) if isinstance(pixels, np.ndarray) else pixels
             waiting.clear()
 
         for name, content in pictures:
-            names.append(name)
-            waiting.append(self._pixels(content, name))
+            try:
+                waiting.append((name, content if isinstance(content, BadImage) else self._pixels(content, name)))
+            except BadImage as reason:
+                waiting.append((name, reason))
             if len(waiting) == batch:
                 yield from flush()
         yield from flush()
@@ -103,8 +105,10 @@ def load(run: str | Path, *, device: str = "cpu", seed: int = 0) -> Predictor:
     return Predictor(open_run(run, seed=seed), device=torch.device(device))
 
 
-def to_json(path: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """One entry of the document of `predict --json`."""
+def to_json(path: str, predictions: Sequence[Prediction] | BadImage) -> dict[str, Any]:
+    """One entry of the document of `predict --json`; that of a bad picture has no predictions and an `error`."""
+    if isinstance(predictions, BadImage):
+        return {"path": path, "predictions": [], "error": predictions.reason}
     return {
         "path": path,
         "predictions": [{"index": p.index, "label": p.label, "probability": p.probability} for p in predictions],

@@ -99,7 +99,7 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     share, z2 = correct / count, Z95 * Z95
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, centre - half), 1.0 if correct == count else centre + half  # exactly: its last bit may differ
 
 
 def probabilities(

@@ -15,6 +15,7 @@ from ..network.cost import cost
 from ..weights.run import Run
 
 Record = dict[str, Any]
+BAD_IMAGES = "bad_images.jsonl"
 
 
 class Journal:
@@ -25,9 +26,8 @@ class Journal:
         self.console = console
         self.steps = steps
         self.metrics = run.metrics.open("ab")
-        bad = run.folder / "bad_images.jsonl"
-        self.bad_path = bad
-        self.bad = set(bad.read_text().splitlines()) if bad.exists() else set()
+        self.bad_path = run.folder / BAD_IMAGES
+        self.bad = set(self.bad_path.read_text().splitlines()) if self.bad_path.exists() else set()
         # TensorBoard speaks through the root logger and warns about its own dependencies; neither is the user's
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -35,8 +35,7 @@ class Journal:
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
         self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[line]}"),
             TimeRemainingColumn(),
@@ -105,8 +104,10 @@ class Journal:
             if name not in ("step", "split", "epoch", "count", "bad_images"):
                 self.board.add_scalar(tags.get(name, f"{split}/{name}"), value, step)
         self.board.flush()
+        if split == "train":
+            brief = f"loss {record['loss']:.3f}  top-1 {100 * record['top1']:.1f} %"
+            self.bar.update(self.task, completed=step, line=f"{brief}  {record['images_per_second']:.0f} images/s")
         line = self.line(record)
-        self.bar.update(self.task, completed=step, line=line)
         if split == "val" or not self.console.is_terminal:
             self.console.print(line)
 

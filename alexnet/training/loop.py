@@ -19,7 +19,7 @@ from ..data.order import balanced, nth
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples
 from ..data.stats import Stats
-from ..errors import NumbersError, Stopped, WeightsError
+from ..errors import BadImage, NumbersError, Stopped, WeightsError
 from ..evaluation.score import answer, score, write_predictions
 from ..network.build import AlexNet, Draw
 from ..weights import checkpoint
@@ -27,10 +27,11 @@ from ..weights.run import Run, fit
 from .optim import rate, set_rate
 from .recipes import Recipe
 
+KERNELS = "kernels.npy"
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
-STUCK_AFTER = 400  # steps after which a loss still at chance is reported
+STUCK_AFTER = 400  # steps after which a loss still at chance is reported; a shorter run's end
 
 Record = dict[str, Any]
 
@@ -205,7 +206,12 @@ def run(job: Job) -> Iterator[Record]:
             if state.step >= job.steps:
                 return
             asked = time.monotonic()
-            batch = next(made)
+            try:
+                batch = next(made)
+            except BadImage:
+                if state.step > saved_at:
+                    save(job)
+                raise
             got = time.monotonic()
             for row, reason in batch.bad:
                 yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
@@ -221,10 +227,7 @@ def run(job: Job) -> Iterator[Record]:
                 loss, correct = step(job, images, labels, number=number, lr=lr)
                 value = float(loss)
                 if not math.isfinite(value):
-                    raise NumbersError(
-                        f"step {number + 1}: the loss is {value} at lr {lr:g}; the last checkpoint is whole. "
-                        f"Try a lower --lr"
-                    )
+                    raise not_finite(job, f"the loss is {value} at lr {lr:g}", step=number + 1)
                 state.loss_sum += value
                 state.correct += int(correct)
                 state.seen += len(labels)
@@ -300,11 +303,14 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
             raise Stopped(
                 f"{job.run.folder}: stopped in the validation of step {state.step}; run it again to go on"
             ) from None
+        except BadImage:
+            save(job)
+            raise
         result = score(answers)
         for row, reason in answers.bad.items():
             yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
         if not math.isfinite(result.loss):
-            raise NumbersError(f"step {state.step}: the validation loss is {result.loss}; try a lower --lr")
+            raise not_finite(job, f"the validation loss is {result.loss}", step=state.step)
         clock()
         record = {
             **place(job),
@@ -346,10 +352,10 @@ def save(job: Job, *, best: bool = False) -> None:
     state, run = job.state, job.run
     finite = torch.stack([torch.isfinite(p).all() for p in job.model.state_dict().values()]).all()
     if not bool(finite):
-        raise NumbersError(f"step {state.step}: a weight is not finite; nothing was saved. Try a lower --lr")
+        raise not_finite(job, "a weight is not finite", step=state.step)
     state.metrics_bytes = run.metrics.stat().st_size if run.metrics.exists() else 0
     tensors = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state))
-    before, name = run.pointer("last"), checkpoint.name(asdict(state))
+    before, name = run.pointer("last"), checkpoint.name(state.step, judged=not state.validation_due)
     if before is None or before.name != name:  # what nothing names yet is a killed save's: its log is not this one's
         checkpoint.remove(run.checkpoints / name)
     checkpoint.save(run.checkpoints, tensors)
@@ -372,7 +378,7 @@ def resume(job: Job) -> bool:
     fit(job.model, kept.model, str(folder))
     job.state = State(**{name: kept.state[name] for name in expected})
     if job.state.best:
-        job.run.point("best", checkpoint.name({"step": job.state.best["step"]}))
+        job.run.point("best", checkpoint.name(job.state.best["step"]))
     # before the momentum is put back: it belongs to this rate already
     set_rate(job.rule, job.state.lr, velocity_holds_rate=False)
     checkpoint.load_optimizer(job.rule, kept.optimizer)
@@ -401,32 +407,39 @@ def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> R
     for what, values in found.items():
         for layer, value in values.items():
             if not math.isfinite(value):
-                raise NumbersError(f"step {job.state.step}: {what} of {layer} is {value}. Try a lower --lr")
+                raise not_finite(job, f"{what} of {layer} is {value}", step=job.state.step)
     return found
 
 
+def not_finite(job: Job, what: str, *, step: int) -> NumbersError:
+    """The error of a number that is none; what is saved stays as it is."""
+    last = job.run.pointer("last")
+    kept = f"{last} is as it was; another --run with" if last else "nothing was saved; try"
+    return NumbersError(f"step {step}: {what}; {kept} a lower --lr")
+
+
 def stuck(job: Job, record: Record) -> Iterator[Record]:
-    """Says once that the loss of a training record has not left chance, with the likely causes."""
+    """Says once, late or at the end, that a training record's loss has not left chance, with the likely causes."""
     state = job.state
     chance = math.log(job.model.classes)
-    if job.recipe.loss != "softmax" or state.stuck_said or state.step < STUCK_AFTER:
+    if job.recipe.loss != "softmax" or state.stuck_said or state.step < min(STUCK_AFTER, job.steps):
         return
     if 0.99 * chance < record["loss"] < 1.05 * chance:
         state.stuck_said = True
         yield {
             "say": f"step {state.step}: the loss is {record['loss']:.3f}, still at chance (ln {job.model.classes} = "
-            f"{chance:.3f}). Likely: labels that do not go with the pictures, a rate too low or too high "
-            f"(lr {record['lr']:g}), or initial values of std 0.01 that need more steps on a small set (recipe fast "
-            f"uses He's)."
+            f"{chance:.3f}). Likely: too few steps, labels that do not go with the pictures, a rate too low or too "
+            f"high (--lr {job.recipe.lr:g}), or initial values of std 0.01 that need more steps on a small set "
+            f"(recipe fast uses He's)."
         }
 
 
 def keep_kernels(job: Job) -> None:
     """Adds conv1's kernels (O, I, k, k) after this epoch to kernels.npy: float32 (epochs, O, I, k, k)."""
-    path, epoch = job.run.folder / "kernels.npy", job.state.step // job.epoch_steps
+    path, epoch = job.run.folder / KERNELS, job.state.step // job.epoch_steps
     now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()[None]
     if not np.isfinite(now).all():
-        raise NumbersError(f"step {job.state.step}: a weight of conv1 is not finite. Try a lower --lr")
+        raise not_finite(job, "a weight of conv1 is not finite", step=job.state.step)
     if path.exists():
         held = np.load(path, allow_pickle=False)[: epoch - 1]
         now = np.concatenate([held, now])

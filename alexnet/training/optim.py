@@ -70,7 +70,7 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def rate(recipe: Recipe, step: int, *, steps: int, epoch_steps: int, drops: int) -> float:
     """The learning rate of update `step` (from 0) of `steps`, `drops` being how often "plateau" has divided it."""
-    warmup = recipe.warmup_epochs * epoch_steps
+    warmup = recipe.warmup_steps
     if step < warmup:
         return recipe.lr * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(1.0, steps - warmup)

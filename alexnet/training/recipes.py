@@ -27,7 +27,7 @@ class Recipe:
     lr_drops: int = 0  # how often "plateau" may divide; after that it stops nothing
     patience: int = 0  # validations without a better one before "plateau" divides
     step_epochs: int = 0
-    warmup_epochs: float = 0.0
+    warmup_steps: int = 0  # the rate grows evenly to `lr`; steps, not epochs: a small set needs as many as a large one
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -156,7 +156,7 @@ FAST = Recipe(
     optimizer="sgd",
     lr=0.015,
     schedule="cosine",
-    warmup_epochs=0.5,
+    warmup_steps=50,
     momentum=0.9,
     nesterov=True,
     weight_decay=5e-4,
@@ -230,7 +230,7 @@ def changed(base: Recipe, values: dict[str, Any]) -> Recipe:
     for name in ("lr", "lr_factor", "crop_scale"):
         if getattr(made, name) <= 0.0:
             raise UsageError(f"{name}={getattr(made, name)}: must be above 0")
-    for name in ("weight_decay", "bias_lr", "bias_decay", "warmup_epochs", "colour_noise", "lr_drops", "patience"):
+    for name in ("weight_decay", "bias_lr", "bias_decay", "warmup_steps", "colour_noise", "lr_drops", "patience"):
         if getattr(made, name) < 0:
             raise UsageError(f"{name}={getattr(made, name)}: must not be negative")
     for name in ("crop_scale", "brightness", "contrast", "saturation"):

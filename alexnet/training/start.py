@@ -26,7 +26,7 @@ from ..data.loader import BadImages, batches
 from ..data.preprocess import MEAN_FILE, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
-from ..errors import DataError, Stopped, UsageError
+from ..errors import BadImage, DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
@@ -34,7 +34,7 @@ from ..ranks import device_of, precision_of
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
-from .journal import Journal
+from .journal import BAD_IMAGES, Journal
 from .loop import Job
 from .optim import optimizer
 from .recipes import Recipe, changed, recipe
@@ -43,7 +43,7 @@ FEW = 50  # pictures a class below which fine-tuning does better
 UNEVEN = 3.0  # largest class / smallest class that is worth a word
 KEPT_BACK = 0.03  # of --max-time
 LAST_RESORT = 1.5  # times --max-time, when the clock itself stops the run
-WARM_STEPS, MEASURED_STEPS = 2, 5
+WARM_STEPS, MEASURED_STEPS, MEASURED_SECONDS = 2, 5, 3.0  # the first are not counted; both of the others, at least
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,14 @@ def environment(device: torch.device, threads: int) -> dict[str, Any]:
     }
 
 
-def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked) -> None:
+def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked, epoch: int) -> None:
     """Counts and balance, and what would do better where the set is small."""
     counts = data.train.counts()
     val = f", {len(data.val)} to validate" if data.val is not None else ", none to validate"
+    balanced = f"; balanced: {epoch} an epoch" if asked.balance else ""
     console.print(
         f"{asked.data}: {len(data.train)} pictures to train{val}, {len(counts)} classes "
-        f"({counts.min()} to {counts.max()} pictures a class)"
+        f"({counts.min()} to {counts.max()} pictures a class{balanced})"
     )
     if data.train.ignored:
         console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in data.train.ignored.items()))
@@ -190,7 +191,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 # may differ between the start of a run and its continuation; steps and epochs are looked at by themselves
-FREE = ("workers", "save_every", "steps", "epochs", "source")
+FREE = ("workers", "save_every", "bad_images", "steps", "epochs", "source")
+# of what `asked` says beside the recipe, these are kept in recipe.json
+OWN = ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers", "save_every", "weights", "max_time")
 
 
 def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
@@ -213,17 +216,20 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError(" and ".join(f"--{name.replace('_', '-')}" for name in lengths) + ": name one of them")
     if not 0.0 <= asked.val_fraction < 1.0:
         raise UsageError(f"--val-fraction {asked.val_fraction}: must be in 0..1")
+    if asked.val is not None and asked.val_fraction != Asked.val_fraction:
+        raise UsageError("--val and --val-fraction: name one of them")
     device = device_of(asked.device)
     precision = precision_of(asked.precision, device)
     given = None
     source = asked.weights or ("imagenet" if chosen.replace_head else None)
-    if source and not (asked.run and run_named(asked.run).pointer("last")):  # a run that has its own needs no others
+    run = run_named(asked.run) if asked.run else None
+    if source and run is not None and run.begun():  # it has weights of its own
+        chosen = from_weights(chosen, origin, weights=source, name=run.recipe()["variant"]["value"])
+    elif source:
         given = open_run(source)
         chosen = from_weights(chosen, origin, weights=source, name=given.model.variant.name)
-    run = run_named(asked.run or f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
-    again = run.exists()
-    if source and given is None:
-        chosen = from_weights(chosen, origin, weights=source, name=run.recipe()["variant"]["value"])
+    run = run or run_named(f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
+    again = run.begun()
     names = run.data()["split"].get("val_names") if again else None
     data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
     threads = asked.workers if asked.workers is not None else min(8, os.cpu_count() or 1)
@@ -243,25 +249,11 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         )
 
     values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
-    own = (
-        "accumulate",
-        "seed",
-        "balance",
-        "val_fraction",
-        "bad_images",
-        "workers",
-        "save_every",
-        "weights",
-        "max_time",
-    )
-    for key in own:
+    for key in OWN:
         value = threads if key == "workers" else getattr(asked, key)
         given_by = "default" if getattr(asked, key) == getattr(Asked, key) else f"--{key.replace('_', '-')}"
         values[key] = {"value": value, "origin": given_by}
-    values["precision"] = {
-        "value": precision,
-        "origin": "default" if asked.precision == "auto" else "--precision",
-    }
+    values["precision"] = {"value": precision, "origin": "default" if asked.precision == "auto" else "--precision"}
     values = {
         k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()
     }
@@ -293,14 +285,15 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         "source": data.source,
         "split": data.split,
         "fingerprint": data.fingerprint,
+        "val_fingerprint": data.val.fingerprint() if data.val is not None else None,
         "train": len(data.train),
         "val": len(data.val) if data.val is not None else 0,
     }
     if again:
         _check_resume(run, values, record, job)
     else:
-        say_of_data(data, chosen, console, asked=asked)
-    return job, run, {"recipe": values, "data": record, "classes": data.train.classes.to_json()}
+        say_of_data(data, chosen, console, asked=asked, epoch=len(job.table))
+    return job, run, {"recipe": values, "data": record, "classes": data.train.classes.to_json(), "begun": again}
 
 
 def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job: Job) -> None:
@@ -337,29 +330,50 @@ def colours(job: Job, console: Console) -> None:
         console.print(f"mean image and colours of {job.stats.count} pictures: {passed:.0f} s")
 
 
-def measured_steps(job: Job, seconds: float, console: Console) -> int:
-    """How many steps fit into `seconds`, validation and saving included; the job and the disk are left as they were."""
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a step, a validation and a save take."""
+
+    step: float
+    validation: float
+    saving: float
+
+    def seconds(self, steps: int, job: Job) -> float:
+        """Of a run of so many steps, which ends with a validation and a save."""
+        validations = 1 + steps / (job.recipe.validate_epochs * job.epoch_steps)
+        return steps * self.step + validations * (self.validation + self.saving) + steps / job.save_every * self.saving
+
+    def steps(self, seconds: float, job: Job) -> int:
+        """How many fit into `seconds`; one, at the least."""
+        first = self.seconds(0, job)
+        return max(1, int((seconds - first) / (self.seconds(1, job) - first)))
+
+    def __str__(self) -> str:
+        return f"{self.step:.3f} s a step, {self.validation:.1f} s a validation, {self.saving:.1f} s a save"
+
+
+def measured_pace(job: Job) -> Pace:
+    """Tried out: a few seconds of steps, a part of a validation, a save; the job and the disk are left as they were."""
     kept = {name: value.clone() for name, value in job.model.state_dict().items()}
     normalise = loop.Normalise(job.preprocess, job.mean, job.device)
     augment, (prepare_image, side) = loop.augment_of(job.recipe), loop.preparer(job)
-    count = min(WARM_STEPS + MEASURED_STEPS, job.epoch_steps)
-    made = batches(
-        job.train, loop.order(job, 0, count), prepare_image, side=side, threads=job.threads, bad_images="skip"
-    )
+    # more are on order than are taken: the decoders are as busy as they will be
+    on_order = loop.order(job, 0, sys.maxsize)
+    made = batches(job.train, on_order, prepare_image, side=side, threads=job.threads, bad_images="skip")
     took: list[float] = []
-    for number in range(count):
+    while len(took) < WARM_STEPS + MEASURED_STEPS or sum(took) < MEASURED_SECONDS:
         begin = time.monotonic()
         batch = next(made)
         if len(batch.labels):  # all of them may be bad pictures
             images = loop.views_of(job, batch, normalise, augment)
-            loss, _ = loop.step(job, images, batch.labels.to(job.device), number=number, lr=job.recipe.lr * 1e-6)
+            loss, _ = loop.step(job, images, batch.labels.to(job.device), number=len(took), lr=job.recipe.lr * 1e-6)
             float(loss)
         took.append(time.monotonic() - begin)
         if stop.requested():
             made.close()
             raise Stopped(f"{job.run.folder}: stopped in the warm-up, before the first step; run it again to begin")
     made.close()
-    step_seconds = float(np.median(took[min(WARM_STEPS, count - 1) :]))
+    step = float(np.mean(took[WARM_STEPS:]))
     validation = 0.0
     if job.val is not None:
         some = job.val.take(np.arange(min(len(job.val), 2 * job.recipe.batch_size)))
@@ -375,28 +389,33 @@ def measured_steps(job: Job, seconds: float, console: Console) -> int:
         saving = time.monotonic() - begin
     job.model.load_state_dict(kept)
     job.rule.state.clear()
-    per_step = step_seconds + (validation + saving) / (job.recipe.validate_epochs * job.epoch_steps)
-    steps = max(1, int((seconds * (1 - KEPT_BACK) - validation - saving) / per_step))
-    console.print(
-        f"{step_seconds:.3f} s a step, {validation:.1f} s a validation, {saving:.1f} s a save: "
-        f"{steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:g} minutes"
-    )
+    return Pace(step, validation, saving)
+
+
+def measured_steps(job: Job, seconds: float, console: Console) -> int:
+    """How many steps fit into `seconds`, validation and saving included, by the pace measured."""
+    pace = measured_pace(job)
+    steps = pace.steps(seconds * (1 - KEPT_BACK), job)
+    console.print(f"{pace}: {steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:.3g} minutes")
     return steps
 
 
-def dry_run(job: Job, console: Console) -> dict[str, Any]:
+def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, Any]:
     """A few steps and two validation batches; what a whole run would take. Nothing is left on disk."""
-    steps = measured_steps(job, 3600.0, console)
+    pace = measured_pace(job)
+    if max_time is not None:
+        job.steps = pace.steps(max_time * (1 - KEPT_BACK), job)
     parameters = sum(p.nbytes for p in job.model.state_dict().values())
     moments = {"adam-tf1": 2}.get(job.recipe.optimizer, 1)
     estimate = {
         "steps": job.steps,
         "epochs": job.steps / job.epoch_steps,
-        "seconds": 3600.0 * job.steps / steps,
+        "seconds": pace.seconds(job.steps, job),
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "disk_bytes": 3 * parameters * (1 + moments),
     }
     console.print(
+        f"{pace}\n"
         f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {estimate['seconds'] / 60:.1f} minutes, "
         f"{estimate['memory_bytes'] / 1e9:.1f} GB of memory, {estimate['disk_bytes'] / 1e9:.1f} GB on disk",
     )
@@ -404,7 +423,12 @@ def dry_run(job: Job, console: Console) -> dict[str, Any]:
 
 
 def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
-    """Writes what is fixed at the start; recipe.json comes last, since its presence says that a run was begun."""
+    """Writes what is fixed at the start; recipe.json comes last, since its presence says that a run was begun.
+
+    What an earlier start left, from which nothing was saved, goes.
+    """
+    for path in (run.metrics, run.folder / loop.KERNELS, run.folder / BAD_IMAGES):
+        path.unlink(missing_ok=True)
     files.write_json(run.folder / "classes.json", record["classes"])
     files.write_json(run.folder / "data.json", record["data"])
     files.write_json(run.folder / "preprocess.json", to_json(job.preprocess))
@@ -420,20 +444,26 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
 
     Raises the errors of `errors.py`; a run stopped by a signal raises Stopped with its state saved.
     """
-    with stop.watch():
-        job, run, record = prepare(asked, console)
-        if dry:
-            if run.exists():
-                raise UsageError(f"{run.folder}: --dry-run wants a --run that does not exist yet")
-            colours(job, console)
-            return dry_run(job, console)
-        run.create()
-        with files.lock(run.folder / "lock"):
-            return _train(asked, job, run, record, console)
+    try:
+        with stop.watch():
+            job, run, record = prepare(asked, console)
+            if dry:
+                if record["begun"]:
+                    raise UsageError(f"{run.folder}: --dry-run wants a --run that does not exist yet")
+                colours(job, console)
+                return dry_run(job, console, max_time=asked.max_time)
+            run.create()
+            with files.lock(run.folder / "lock"):
+                return _train(asked, job, run, record, console)
+    except BadImage as bad:
+        raise BadImage(bad.path, f"{bad.reason}; mend it, or let --bad-images skip leave such pictures out") from None
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
-    begun = run.exists()
+    begun = run.begun()
+    if begun != record["begun"]:
+        raise UsageError(f"{run.folder}: another process has trained here since this one began; start it again")
+    before = run.recipe()["steps"]["value"] if begun else job.steps
     colours(job, console)
     if not begun:
         if asked.max_time is not None:
@@ -445,11 +475,13 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         raise UsageError(f"{run.folder}: has {job.state.step} steps already, more than the {job.steps} asked")
     finished = job.state.step == job.steps and not job.state.validation_due
     if begun and not finished:
+        files.write_json(run.folder / "data.json", record["data"])  # the pictures may have moved
         files.write_json(run.folder / "recipe.json", record["recipe"])
     if finished:
         console.print(f"{run.folder}: finished at step {job.steps}; more --epochs or --max-steps would extend it")
     elif resumed:
-        console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}")
+        length = "" if job.steps == before else f" ({before} until now)"
+        console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}{length}")
     else:
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "

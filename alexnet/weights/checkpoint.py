@@ -69,20 +69,20 @@ def load_optimizer(rule: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
         rule.state[parameter][field] = value
 
 
-def name(state: dict[str, Any]) -> str:
-    """The name of the folder that holds this state."""
-    return f"step-{state['step']:08d}" + ("-unjudged" if state.get("validation_due") else "")
+def name(step: int, *, judged: bool = True) -> str:
+    """The name of the folder that holds the state of `step`, before or after its validation."""
+    return f"step-{step:08d}" + ("" if judged else "-unjudged")
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> str:
     """Writes `checkpoint` under `folder`, named after its step; returns that name. A whole one is left as it is."""
-    path = folder / name(checkpoint.state)
+    path = folder / name(checkpoint.state["step"], judged=not checkpoint.state.get("validation_due", False))
     if path.exists():
         try:
             verify(path)
             return path.name
         except WeightsError:
-            shutil.rmtree(path)
+            remove(path)
     need = sum(t.nbytes for part in (checkpoint.model, checkpoint.optimizer) for t in part.values())
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

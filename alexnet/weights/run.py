@@ -47,6 +47,10 @@ class Run:
         """Whether a run was begun here."""
         return (self.folder / "recipe.json").exists()
 
+    def begun(self) -> bool:
+        """Whether there is a state to go on from; a start from which nothing was saved is none."""
+        return self.exists() and self.pointer("last") is not None
+
     def create(self) -> None:
         """Makes the folder and proves that it can be written; a UsageError where it cannot."""
         try:
@@ -79,9 +83,14 @@ class Run:
     def data(self) -> dict[str, Any]:
         """Where the pictures came from: {"source", "split", "fingerprint", …}."""
         value, path = self.json("data.json"), self.folder / "data.json"
-        for name, kind in (("source", str), ("split", dict), ("fingerprint", str)):
-            if not isinstance(value.get(name), kind):
-                raise UsageError(f"{path}: {name}: expected {kind.__name__}")
+        for name, kind in (
+            ("source", str),
+            ("split", dict),
+            ("fingerprint", str),
+            ("val_fingerprint", str | None),
+        ):
+            if name not in value or not isinstance(value[name], kind):
+                raise UsageError(f"{path}: {name}: expected {getattr(kind, '__name__', kind)}")
         for name, part in value["split"].items():
             if not isinstance(part, SPLIT.get(name, ())):
                 raise UsageError(f"{path}: split: {name}: not what a run writes there")
@@ -222,7 +231,9 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
         return Loaded(str(where), model.eval(), preprocess, mean, known, None)
     if path.exists():
         raise UsageError(f"{path}: not a run folder (it holds no recipe.json)")
-    raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)})")
+    under = run_named(str(where))
+    hint = f"; {under.folder} is one" if under.exists() else ""
+    raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)}){hint}")
 
 
 def is_run(where: str) -> bool:

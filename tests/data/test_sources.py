@@ -125,10 +125,9 @@ def test_no_images(tmp_path):
 @pytest.mark.parametrize("where", ["nowhere", "nowhere/train", "flowers", "caf\udce9\n"])
 def test_a_path_that_is_not_there(tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)
-    for opens in (open_source, open_data, open_images):
-        with pytest.raises(
-            DataError, match=r": no such file or folder \(known name: digits; .*fetches flowers"
-        ) as caught:
+    hint = r" \(known name: digits; .*fetches flowers"
+    for opens, said in ((open_source, hint), (open_data, hint), (open_images, "$")):
+        with pytest.raises(DataError, match=": no such file or folder" + said) as caught:
             opens(where)
         assert str(caught.value).isprintable()
 
@@ -251,7 +250,7 @@ def test_a_split_is_found_again(tmp_path):
     assert again.val.fingerprint() == data.val.fingerprint()
     assert len(again.train) == len(data.train) + 1
     (root / data.val.key(0)).unlink()
-    with pytest.raises(DataError, match=f"1 of the 4 held-out images are gone: {data.val.key(0)}"):
+    with pytest.raises(DataError, match=f"1 of the 4 held-out images are gone, the first {data.val.key(0)}"):
         open_data(data.source, **data.split)
 
 

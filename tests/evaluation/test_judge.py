@@ -39,6 +39,12 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def unseen(tmp_path_factory) -> Path:
+    """Other pictures under the same names."""
+    return write_folder(tmp_path_factory.mktemp("unseen") / "set", classes=3, each=20, seed=7)
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory, pictures) -> Path:
     return train(pictures, tmp_path_factory.mktemp("runs") / "run")
 
@@ -87,32 +93,32 @@ def test_a_run_is_judged_on_its_own_validation_pictures(run, pictures):
     assert [row["count"] for row in verdict.per_class()] == [4, 4, 4]
 
 
-def test_a_folder_is_judged_by_its_own_names(run, pictures):
-    right, count = by_hand(run, pictures)
-    found = judge([str(run)], str(pictures))
+def test_a_folder_is_judged_by_its_own_names(run, unseen):
+    right, count = by_hand(run, unseen)
+    found = judge([str(run)], str(unseen))
     assert (found.score.correct1, found.score.count) == (right, count) == (found.score.correct1, 60)
     assert count / 3 < right, "the network has learnt nothing, so this shows nothing"
 
 
-def test_a_class_that_data_lacks_moves_no_label(run, pictures, tmp_path):
+def test_a_class_that_data_lacks_moves_no_label(run, unseen, tmp_path):
     for name in ("class1", "class2"):
-        shutil.copytree(pictures / name, tmp_path / "part" / name)
+        shutil.copytree(unseen / name, tmp_path / "part" / name)
     right, count = by_hand(run, tmp_path / "part")
     found = judge([str(run)], str(tmp_path / "part")).score
     assert (found.correct1, found.count) == (right, count) and found.class_count.tolist() == [0, 20, 20]
 
 
-def test_a_list_in_any_order_gives_the_same(run, pictures, tmp_path):
-    rows = [(path, path.parent.name) for path in sorted(pictures.rglob("*.*g"))]
+def test_a_list_in_any_order_gives_the_same(run, unseen, tmp_path):
+    rows = [(path, path.parent.name) for path in sorted(unseen.rglob("*.*g"))]
     np.random.default_rng(0).shuffle(rows)
     (tmp_path / "list.csv").write_text("label,path\n" + "".join(f"{label},{path}\n" for path, label in rows))
-    a, b = judge([str(run)], str(pictures)).score, judge([str(run)], str(tmp_path / "list.csv")).score
+    a, b = judge([str(run)], str(unseen)).score, judge([str(run)], str(tmp_path / "list.csv")).score
     assert (a.correct1, a.class_correct.tolist()) == (b.correct1, b.class_correct.tolist())
 
 
-def test_classes_in_another_order_are_matched_by_key(run, pictures, tmp_path):
+def test_classes_in_another_order_are_matched_by_key(run, unseen, tmp_path):
     moved = permuted(run, tmp_path / "moved", [2, 0, 1])
-    a, b = judge([str(run)], str(pictures)), judge([str(moved)], str(pictures))
+    a, b = judge([str(run)], str(unseen)), judge([str(moved)], str(unseen))
     assert b.answers.labels.tolist() != a.answers.labels.tolist() and b.classes == ["class2", "class0", "class1"]
     assert a.score.correct1 == b.score.correct1
     assert np.abs(a.answers.probabilities[:, [2, 0, 1]] - b.answers.probabilities).max() < 1e-6
@@ -126,9 +132,9 @@ def test_a_class_that_the_run_does_not_know_is_a_data_error(run, pictures, tmp_p
     assert caught.value.code == 3 and str(tmp_path / "set") in str(caught.value)
 
 
-def test_of_a_folder_with_train_and_val_the_latter(run, pictures, tmp_path):
+def test_of_a_folder_with_train_and_val_the_latter(run, unseen, tmp_path):
     for part, name in (("train", "class0"), ("train", "class1"), ("val", "class2"), ("val", "class1")):
-        shutil.copytree(pictures / name, tmp_path / "set" / part / name)
+        shutil.copytree(unseen / name, tmp_path / "set" / part / name)
     found = judge([str(run)], str(tmp_path / "set"))
     assert found.answers.keys == judge([str(run)], str(tmp_path / "set" / "val")).answers.keys
     assert found.score.class_count.tolist() == [0, 20, 20]
@@ -148,17 +154,20 @@ def test_an_ensemble_averages_by_class_not_by_position(run, other, pictures, tmp
     assert np.abs(itself.answers.probabilities - one).max() < 1e-6
 
 
-def test_an_ensemble_is_not_judged_on_what_one_of_it_was_trained_with(run, pictures, tmp_path):
+def test_an_ensemble_is_not_judged_on_what_one_of_it_was_trained_with(run, pictures, unseen, tmp_path):
     stranger = train(pictures, tmp_path / "stranger", epochs=1, seed=1)  # which holds out others
-    with pytest.raises(UsageError, match="another split"):
-        judge([str(run), str(stranger)], None)
-    assert judge([str(run), str(stranger)], str(pictures)).score.count == 60
+    elsewhere = shutil.copytree(pictures, tmp_path / "elsewhere")
+    for data in (None, str(pictures), str(elsewhere)):
+        with pytest.raises(UsageError, match="another split"):
+            judge([str(run), str(stranger)], data)
+    found = judge([str(run), str(stranger)], str(unseen))
+    assert found.score.count == 60 and not found.held_out
 
 
-def test_runs_of_other_classes_make_no_ensemble(run, tmp_path):
+def test_runs_of_other_classes_make_no_ensemble(run, unseen, tmp_path):
     stranger = train(write_folder(tmp_path / "set", classes=2, each=12), tmp_path / "stranger", epochs=1)
     with pytest.raises(DataError, match="missing class2"):
-        judge([str(run), str(stranger)], str(tmp_path / "set"))
+        judge([str(run), str(stranger)], str(unseen))
 
 
 def test_an_untrained_variant_takes_the_classes_of_the_first(run):
@@ -185,14 +194,34 @@ def test_a_moved_run_still_finds_its_pictures(run, tmp_path):
     assert np.array_equal(moved.answers.probabilities, judge([str(run)], None).answers.probabilities)
 
 
-def test_other_pictures_than_trained_with_are_refused(tmp_path):
+def test_nothing_that_was_trained_on_is_judged(run, pictures, unseen, tmp_path):
+    """Where DATA holds the pictures held out, at their old place or another, these are judged and no others."""
+    own = judge([str(run)], None)
+    assert own.held_out and own.score.count == 12 and not judge([str(run)], str(unseen)).held_out
+    elsewhere = shutil.copytree(pictures, tmp_path / "elsewhere")
+    (elsewhere / "class0" / "new.png").write_bytes((unseen / "class0" / "000.png").read_bytes())
+    rows = [(path, path.parent.name) for path in pictures.rglob("*.*g")]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    for data in (pictures, elsewhere):
+        found = judge([str(run)], str(data))
+        assert found.held_out and np.array_equal(found.answers.probabilities, own.answers.probabilities), data
+    assert judge([str(run)], str(tmp_path / "list.csv")).score.count == 60  # under other names they are other pictures
+
+
+def test_held_out_pictures_that_have_changed_are_refused(tmp_path):
     folder = write_folder(tmp_path / "set", classes=2, each=12)
     run = train(folder, tmp_path / "run", epochs=1)
-    picture = folder / "class0" / "000.png"
-    picture.write_bytes(picture.read_bytes() + b" ")
-    with pytest.raises(DataError, match="no longer the pictures"):
+    held = json.loads((run / "data.json").read_text())["split"]["val_names"]
+    trained_on = next(path for path in sorted(folder.rglob("*.png")) if str(path.relative_to(folder)) not in held)
+    trained_on.write_bytes(trained_on.read_bytes() + b" ")
+    assert judge([str(run)], None).score.count == len(held)
+    (folder / held[0]).write_bytes((folder / held[0]).read_bytes() + b" ")
+    for data in (None, str(folder)):
+        with pytest.raises(DataError, match="no longer holds the pictures"):
+            judge([str(run)], data)
+    (folder / held[0]).unlink()
+    with pytest.raises(DataError, match=f"1 of the {len(held)} held-out images are gone, the first {held[0]}"):
         judge([str(run)], None)
-    assert judge([str(run)], str(folder)).score.count == 24  # named outright, they are judged
 
 
 def test_half_held_out(pictures, tmp_path):

@@ -72,13 +72,11 @@ def test_adam_adds_epsilon_before_the_correction(size):
 
 
 def test_rates():
-    fast = changed(recipe("fast"), {"lr": 1.0, "warmup_epochs": 1.0})
+    fast = changed(recipe("fast"), {"lr": 1.0, "warmup_steps": 10})
     got = [rate(fast, s, steps=110, epoch_steps=10, drops=0) for s in range(110)]
     assert got[0] == pytest.approx(0.1) and got[9] == pytest.approx(1.0) and got[10] == pytest.approx(1.0)
     assert got[60] == pytest.approx(0.5) and 0 < got[-1] < 1e-3
-    short = changed(recipe("fast"), {"lr": 1.0, "warmup_epochs": 0.5})
-    assert [rate(short, s, steps=9, epoch_steps=3, drops=0) for s in range(2)] == [pytest.approx(2 / 3), 1.0]
-    assert rate(short, 0, steps=9, epoch_steps=1, drops=0) == 1.0, "the warm-up never goes above the rate"
+    assert rate(fast, 4, steps=5, epoch_steps=1, drops=0) == pytest.approx(0.5), "a run may end within the warm-up"
     step = changed(recipe("torchvision"), {"lr": 1.0})
     assert rate(step, 299, steps=900, epoch_steps=10, drops=0) == 1.0
     assert rate(step, 300, steps=900, epoch_steps=10, drops=0) == pytest.approx(0.1)

@@ -205,12 +205,31 @@ def test_other_settings_or_pictures_are_refused(pictures, tmp_path):
 def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(pictures, tmp_path, monkeypatch):
     run, ordinary = tmp_path / "run", loop.rate
     monkeypatch.setattr(loop, "rate", lambda recipe, step, **rest: 1e9 if step > 4 else ordinary(recipe, step, **rest))
-    with pytest.raises(NumbersError, match=r"step [67]"):
+    with pytest.raises(NumbersError, match=r"step [67]: .*step-00000004 is as it was; another --run with a lower --lr"):
         start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
     kept = load_file(run / "checkpoints" / "step-00000004" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in kept.values())
     assert np.isfinite(np.load(run / "kernels.npy")).all()
+
+
+def test_a_start_that_saved_nothing_is_none(pictures, tmp_path):
+    """What the message says can be done: the same --run with a lower rate. Of the first try nothing is left."""
+    run = tmp_path / "run"
+    with pytest.raises(NumbersError, match="nothing was saved; try a lower --lr"):
+        start.train(asked(pictures, run, lr=1e20), quiet())
+    assert (run / "recipe.json").exists() and (run / "metrics.jsonl").exists()
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write("of the first try\n")
+    start.train(asked(pictures, run), quiet())
+    start.train(asked(pictures, tmp_path / "other"), quiet())
+    assert digest(run) == digest(tmp_path / "other") and lines(run) == lines(tmp_path / "other")
+
+
+def test_a_short_run_that_learned_nothing_says_so(pictures, tmp_path):
+    console = quiet()
+    start.train(asked(pictures, tmp_path / "run", lr=1e-9, epochs=None, max_steps=5, recipe="paper"), console)
+    assert "step 5: the loss is" in console.file.getvalue() and "still at chance" in console.file.getvalue()
 
 
 def test_a_loss_at_chance_is_reported(pictures, tmp_path, monkeypatch):
@@ -232,6 +251,45 @@ def test_bad_images(pictures, tmp_path):
     assert len(listed) == 1 and listed[0]["path"].endswith("003.jpg")
 
 
+def test_a_bad_held_out_picture_loses_nothing(pictures, tmp_path):
+    folder, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, folder)
+    job, _, _ = start.prepare(asked(folder, run), quiet())
+    held = job.val.path(0)
+    held.write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(BadImage, match=f"{held.name}: .* --bad-images skip"):
+        start.train(asked(folder, run), quiet())
+    assert (run / "last").read_text() == "step-00000008-unjudged\n"
+    console = quiet()
+    start.train(asked(folder, run, bad_images="skip"), console)
+    assert "goes on from step 8" in console.file.getvalue() and f"bad image {held}" in console.file.getvalue()
+    assert json.loads((run / "recipe.json").read_text())["bad_images"]["value"] == "skip"
+
+
+def test_a_bad_picture_found_while_training_loses_nothing(pictures, tmp_path):
+    base, folder, run = tmp_path / "base", tmp_path / "data", tmp_path / "run"
+    start.train(asked(pictures, base, epochs=1), quiet())
+    shutil.copytree(pictures, folder)
+    wanted = asked(folder, run, weights=str(base), variant=None)  # whose mean image is there, so that none is measured
+    job, _, _ = start.prepare(wanted, quiet())
+    third = next(itertools.islice(loop.order(job, 0, 4), 2, None)).rows[0]
+    job.train.path(int(third)).write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(BadImage, match="--bad-images skip"):
+        start.train(wanted, quiet())
+    assert (run / "last").read_text() == "step-00000002\n"
+    assert start.train(replace(wanted, bad_images="skip"), quiet())["stopped"] == "done"
+
+
+def test_pictures_may_move(pictures, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    start.train(asked(pictures, run, epochs=1), quiet())
+    shutil.copytree(pictures, moved)
+    console = quiet()
+    start.train(asked(moved, run, epochs=2), console)
+    assert json.loads((run / "data.json").read_text())["source"] == str(moved)
+    assert "goes on from step 4 of 8 (4 until now)" in console.file.getvalue()
+
+
 def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
     run, ticks = tmp_path / "run", itertools.count()
     # a clock on which each thing measured takes a second: steps, the validation of its 15 pictures, a save
@@ -240,8 +298,8 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
     result = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     steps = json.loads((run / "recipe.json").read_text())["steps"]
     # 3 % kept back, the last validation and save; a step costs 1 s and, validated every other epoch of four
-    # steps, an eighth of a validation and a save
-    by_hand = int((20.0 * 0.97 - 1 - 1) / (1 + 2 / 8))
+    # steps, an eighth of a validation and a save, and a thousandth of a save by the number of steps
+    by_hand = int((20.0 * 0.97 - 1 - 1) / (1 + 2 / 8 + 1 / 1000))
     assert steps == {"value": by_hand, "origin": "--max-time"} and result["last"]["step"] == by_hand
     again = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     assert again["last"] == result["last"]
@@ -263,7 +321,8 @@ def test_the_warm_up_leaves_the_job_as_it_was(pictures, tmp_path):
     job.run.create()
     start.colours(job, quiet())
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
-    assert start.measured_steps(job, 3600.0, quiet()) >= 1
+    pace = start.measured_pace(job)
+    assert 0 < pace.step < 10 and pace.validation > 0 and pace.saving > 0
     assert all(torch.equal(before[name], value) for name, value in job.model.state_dict().items())
     assert not job.rule.state and not list(job.run.folder.iterdir())
 
@@ -272,6 +331,16 @@ def test_a_dry_run_leaves_nothing(pictures, tmp_path):
     run = tmp_path / "run"
     estimate = start.train(asked(pictures, run), quiet(), dry=True)
     assert not run.exists() and estimate["steps"] == 12 and estimate["seconds"] > 0
+    timed = start.train(asked(pictures, run, epochs=None, max_time=3600.0), quiet(), dry=True)
+    assert timed["steps"] > 12 and 0.9 * 3600 < timed["seconds"] <= 3600 and not run.exists()
+
+
+def test_what_fits_into_a_time_takes_it(pictures, tmp_path):
+    job, _, _ = start.prepare(asked(pictures, tmp_path / "run", save_every=50), quiet())
+    pace = start.Pace(step=2.0, validation=30.0, saving=4.0)
+    # epochs of 4 steps, validated every other one: 8 steps are 16 s and 34 s; at the end 34 s; saves in between
+    assert pace.seconds(80, job) == pytest.approx(10 * (16 + 34) + 34 + 80 / 50 * 4)
+    assert pace.steps(pace.seconds(80, job) + 0.1, job) == 80 and pace.steps(1.0, job) == 1
 
 
 def test_a_dry_run_touches_no_folder_that_is_there(pictures, tmp_path):
@@ -368,12 +437,14 @@ def test_few_pictures_and_imbalance_are_said(tmp_path):
     assert "--recipe finetune" in console.file.getvalue() and "--balance" in console.file.getvalue()
 
 
-def test_balance_makes_epochs_even(tmp_path, pictures):
+def test_balance_makes_epochs_even(tmp_path):
     folder = write_folder(tmp_path / "data", classes=2, each=10)
     for name in ("000.png", "001.jpg", "002.png", "003.jpg", "004.png"):
         (folder / "class0" / name).unlink()
-    job, _, _ = start.prepare(asked(folder, tmp_path / "run", balance=True), quiet())
+    console = quiet()
+    job, _, _ = start.prepare(asked(folder, tmp_path / "run", balance=True), console)
     assert np.ptp(np.bincount(job.train.label[job.table])) == 0
+    assert f"balanced: {len(job.table)} an epoch" in console.file.getvalue()
 
 
 def test_the_articles_printed_loss():
