@@ -41,9 +41,8 @@ def predict(run: str | Path, picture: str | Path, k: int = 5) -> "list[Predictio
 def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str, Any]:
     """Trains on `data`, or goes on; returns the document of `train --json`.
 
-    The options are those that `alexnet train --help` explains: recipe, variant, run, device, workers, epochs,
-    max_steps, batch_size, lr, dropout, precision, accumulate, seed, max_time (in seconds), val, val_fraction, balance,
-    weights, bad_images, save_every, and set (["key=value", ...]); `training.start.Asked` has their defaults.
+    The options are those of `alexnet train --help`; `help(alexnet.training.start.Asked)` lists them with their types
+    and defaults. Anything else is a TypeError.
     """
     from rich.console import Console
 
@@ -54,7 +53,7 @@ def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str,
 
 
 def evaluate(run: str | Path, data: str | Path | None = None, *, views: int = 1) -> dict[str, Any]:
-    """The score of a run, on its own validation split or on `data`: the document of `eval --json`."""
+    """The score of a run, on what it held out or on `data`: the document of `eval --json`."""
     from .evaluation import judge
 
     return judge.judge([str(run)], str(data) if data is not None else None, views=views).to_json()

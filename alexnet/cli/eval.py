@@ -71,6 +71,7 @@ def evaluate(
     )
     result = verdict.to_json()
     console = console_for(json)
+    of = {"held out": " held out of the training", "trained on": ", those it was TRAINED on", "others": ""}
     if json:
         print(json_format.dumps({**result, "per_class": verdict.per_class()}))
     else:
@@ -87,7 +88,7 @@ def evaluate(
             )
         console.print(
             f"mean per-class accuracy {100 * result['mean_class_accuracy']:.2f} %, loss {result['loss']:.4f}, "
-            f"{result['count']} pictures{' held out of the training' if result['held_out'] else ''}, "
+            f"{result['count']} pictures{of[result['pictures']]}, "
             f"{views} view{'s' if views > 1 else ''}"
             + (f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""),
         )

@@ -89,7 +89,7 @@ def predict(
     if bad:
         for one in bad:
             print(f"bad image {one}", file=sys.stderr)
-        raise DataError(f"{len(bad)} of {count} pictures could not be decoded; the others are answered")
+        raise DataError(f"{len(bad)} of {count} pictures could not be decoded")
 
 
 def contents(samples: "Samples") -> "Iterator[tuple[str, bytes | BadImage]]":

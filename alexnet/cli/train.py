@@ -67,7 +67,7 @@ def train(
         seed: of weights, order and augmentation
         max_time: 90s, 20m, 2h; becomes a number of steps at the start
         val: pictures to validate on, elsewhere
-        val_fraction: held out where nothing else is
+        val_fraction: held out where nothing else is; 0 for none
         balance: repeat the smaller classes
         weights: a RUN to start from
         bad_images: error, or skip (and list them)

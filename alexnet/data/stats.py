@@ -80,16 +80,13 @@ def measure(
         except OSError as reason:
             raise UsageError(f"{cache}: cannot keep statistics here ({reason.strerror}); set ALEXNET_CACHE") from None
     stats = None if path is None else _read(path, samples.raw or preprocess.stored)
-    if stats is None:
+    if stats is None or (stats.bad and bad_images == "error"):  # a picture may be readable again
         stats = _measure(samples, preprocess, threads, bad_images)
         if path is not None:
             try:
                 files.write(path, _as_bytes(stats))
             except OSError as reason:
                 raise UsageError(f"{path}: cannot be kept ({reason.strerror}); set ALEXNET_CACHE") from None
-    if stats.bad and bad_images == "error":
-        row, reason = stats.bad[0]
-        raise BadImage(_path(samples, row), reason)
     return stats
 
 

@@ -1,8 +1,7 @@
 """From runs and data as a user names them to a score."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,20 +13,23 @@ from ..errors import DataError, NumbersError, UsageError
 from ..weights.run import Loaded, open_run
 from .score import Answers, Score, answer, average, score
 
+# what the judged pictures were to the training of the runs
+Pictures = Literal["held out", "trained on", "others"]
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """A score, and what it is of; `held_out`: of the pictures that the runs held out of their training."""
+    """A score, and what it is of."""
 
     score: Score
     answers: Answers
     models: list[str]
     classes: list[str]
-    held_out: bool
+    pictures: Pictures
 
     def to_json(self) -> dict[str, Any]:
         """The document of `eval --json`."""
-        return {**self.score.to_json(), "models": self.models, "held_out": self.held_out}
+        return {**self.score.to_json(), "models": self.models, "pictures": self.pictures}
 
     def per_class(self) -> list[dict[str, Any]]:
         """Count and accuracy of each class that occurs."""
@@ -38,16 +40,9 @@ class Verdict:
         ]
 
 
-def given_samples(loaded: Loaded, data: str | None) -> Samples:
-    """The pictures to judge by: those of `data` (which it keeps apart for that, or all), or the run's held-out ones.
-
-    A `data` of which the run was trained on a part is the run's own.
-    """
+def own_samples(loaded: Loaded) -> Samples:
+    """The pictures that a run held out, from where they were at its training."""
     kept = loaded.data
-    if data is not None:
-        known = kept["source"] if kept is not None and "val_names" in kept["split"] else None
-        if known not in (data, str(Path(data).resolve())):
-            return open_held_out(data)
     if kept is None:
         raise UsageError(f"{loaded.where}: has no data of its own; name DATA")
     found = open_data(kept["source"], **kept["split"])
@@ -58,13 +53,22 @@ def given_samples(loaded: Loaded, data: str | None) -> Samples:
     return found.val
 
 
-def held_out_of(samples: Samples, loaded: Loaded) -> Samples | None:
-    """Those of `samples` that the run drew to hold out, if all are there: the rest was trained on. None otherwise."""
-    if loaded.data is None or "val_names" not in loaded.data["split"]:
-        return None
-    names = set(loaded.data["split"]["val_names"])
-    found = samples.take(np.array([row for row, key in enumerate(samples.keys()) if key in names], np.int64))
-    return found if found.fingerprint() == loaded.data["val_fingerprint"] else None  # other pictures may be called so
+def known(given: Samples, loaded: Loaded) -> tuple[Pictures, Samples]:
+    """What a run knows of pictures, and those of them that it may be judged by.
+
+    Of pictures that it drew some of to hold out, these, by name and size: the rest was trained on.
+    """
+    kept = loaded.data
+    if kept is None:
+        return "others", given
+    fingerprint = given.fingerprint()
+    if fingerprint == kept["val_fingerprint"]:
+        return "held out", given
+    if fingerprint == kept["train_fingerprint"]:
+        return "trained on", given
+    sizes = dict(zip(kept["split"].get("val_names", ()), kept["val_sizes"], strict=True))
+    rows = [row for row, key in enumerate(given.keys()) if sizes.get(key) == int(given.size[row])]
+    return ("held out", given.take(rows)) if rows else ("others", given)
 
 
 def judge(
@@ -81,8 +85,8 @@ def judge(
 ) -> Verdict:
     """The score of one run, or of several with their probabilities averaged (the paper's ensembles).
 
-    The pictures are those that the first run held out. With `data`, those that it keeps to judge by, or all; where they
-    hold the ones that a run drew to hold out, these only, for with the rest it was trained.
+    The pictures are those that the first run held out. With `data`, those that it keeps to judge by, or all; of
+    pictures that the run drew some of to hold out, these only.
     NumbersError: a network whose answers are not finite.
     """
     if views not in (1, 5, 10):
@@ -92,16 +96,20 @@ def judge(
     if threads < 0:
         raise UsageError(f"--workers {threads}: must be at least 0")
     first = open_run(runs[0], seed=seed)
-    given = given_samples(first, data)
-    own = held_out_of(given, first)
-    samples = (given if own is None else own).as_classes(first.classes, data or runs[0], partial=True)
+    given = own_samples(first) if data is None else open_held_out(data)
+    pictures, judged_by = known(given, first)
+    samples = judged_by.as_classes(first.classes, data or runs[0], partial=True)
     said = []
     for where in runs:
         loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes)
-        alike = loaded.data and first.data and loaded.data["val_fingerprint"] == first.data["val_fingerprint"]
-        if loaded.data and not alike and (data is None or held_out_of(given, loaded) or own is not None):
-            # what one holds out, the other may have been trained with
-            raise UsageError(f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen")
+        if loaded is not first and loaded.data and first.data:
+            its, part = known(given, loaded)
+            alike = its == pictures and part.fingerprint() == judged_by.fingerprint()
+            if not alike and (data is None or its != "others"):
+                # what one holds out, the other may have been trained with
+                raise UsageError(
+                    f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
+                )
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
         loaded.model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
         answers = answer(
@@ -122,4 +130,4 @@ def judge(
         ordered[:, order] = answers.probabilities
         said.append(Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views))
     together = average(said) if len(said) > 1 else said[0]
-    return Verdict(score(together), together, runs, list(first.classes.words), data is None or own is not None)
+    return Verdict(score(together), together, runs, list(first.classes.words), pictures)

@@ -16,6 +16,7 @@ from ..weights.run import Run
 
 Record = dict[str, Any]
 BAD_IMAGES = "bad_images.jsonl"
+TENSORBOARD = "tensorboard"
 
 
 class Journal:
@@ -33,7 +34,7 @@ class Journal:
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
-        self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.board = SummaryWriter(str(run.folder / TENSORBOARD), purge_step=step + 1 if step else None)
         self.bar = Progress(
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
@@ -42,7 +43,7 @@ class Journal:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=steps, completed=step, line="")
+        self.task = self.bar.add_task("", total=steps, completed=step, line="")
 
     def __enter__(self) -> "Journal":
         self.bar.start()

@@ -19,7 +19,7 @@ from ..data.order import balanced, nth
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples
 from ..data.stats import Stats
-from ..errors import BadImage, NumbersError, Stopped, WeightsError
+from ..errors import DataError, NumbersError, Stopped, WeightsError
 from ..evaluation.score import answer, score, write_predictions
 from ..network.build import AlexNet, Draw
 from ..weights import checkpoint
@@ -28,6 +28,7 @@ from .optim import rate, set_rate
 from .recipes import Recipe
 
 KERNELS = "kernels.npy"
+PREDICTIONS = "predictions"
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
@@ -176,8 +177,8 @@ def run(job: Job) -> Iterator[Record]:
     """Trains from `job.state` to `job.steps`, yielding a record at each thing worth knowing; saves as it goes.
 
     A record is a line of metrics.jsonl (`split` train, val or layers), or has `say` (a line for the console).
-    Raises Stopped when a signal has asked for the end and the state is saved, NumbersError when the loss or a weight
-    is not finite.
+    Raises Stopped when a signal has asked for the end and DataError where a picture cannot be had, both with the state
+    saved, and NumbersError when the loss or a weight is not finite.
     """
     state, normalise = job.state, Normalise(job.preprocess, job.mean, job.device)
     augment, (prepare, side) = augment_of(job.recipe), preparer(job)
@@ -208,7 +209,7 @@ def run(job: Job) -> Iterator[Record]:
             asked = time.monotonic()
             try:
                 batch = next(made)
-            except BadImage:
+            except DataError:
                 if state.step > saved_at:
                     save(job)
                 raise
@@ -303,7 +304,7 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
             raise Stopped(
                 f"{job.run.folder}: stopped in the validation of step {state.step}; run it again to go on"
             ) from None
-        except BadImage:
+        except DataError:
             save(job)
             raise
         result = score(answers)
@@ -326,7 +327,7 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         state.waited = 0 if better else state.waited + 1
         if better:
             state.best = dict(state.last)
-            write_predictions(job.run.folder / "predictions" / "val.parquet", answers)
+            write_predictions(job.run.folder / PREDICTIONS / "val.parquet", answers)
         elif (
             job.recipe.schedule == "plateau"
             and state.waited > job.recipe.patience
@@ -425,7 +426,7 @@ def stuck(job: Job, record: Record) -> Iterator[Record]:
     if job.recipe.loss != "softmax" or state.stuck_said or state.step < min(STUCK_AFTER, job.steps):
         return
     if 0.99 * chance < record["loss"] < 1.05 * chance:
-        state.stuck_said = True
+        state.stuck_said = state.step >= STUCK_AFTER  # a short run that is made longer may hear it again
         yield {
             "say": f"step {state.step}: the loss is {record['loss']:.3f}, still at chance (ln {job.model.classes} = "
             f"{chance:.3f}). Likely: too few steps, labels that do not go with the pictures, a rate too low or too "

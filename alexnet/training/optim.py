@@ -72,7 +72,7 @@ def rate(recipe: Recipe, step: int, *, steps: int, epoch_steps: int, drops: int)
     """The learning rate of update `step` (from 0) of `steps`, `drops` being how often "plateau" has divided it."""
     warmup = recipe.warmup_steps
     if step < warmup:
-        return recipe.lr * min(1.0, (step + 1) / warmup)
+        return recipe.lr * (step + 1) / warmup
     done = (step - warmup) / max(1.0, steps - warmup)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * done))

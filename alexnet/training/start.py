@@ -1,5 +1,7 @@
 """From what a user asked to a job that runs: resolve, create or resume the run folder, measure, train."""
 
+import bisect
+import math
 import os
 import platform
 import resource
@@ -34,7 +36,7 @@ from ..ranks import device_of, precision_of
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
-from .journal import BAD_IMAGES, Journal
+from .journal import BAD_IMAGES, TENSORBOARD, Journal
 from .loop import Job
 from .optim import optimizer
 from .recipes import Recipe, changed, recipe
@@ -117,7 +119,10 @@ def network(chosen: Recipe, classes: Classes, *, seed: int, given: Loaded | None
     if given is not None:
         kept = {name: value for name, value in given.model.state_dict().items() if not name.startswith("fc8.")}
         if not chosen.replace_head:
-            label = torch.from_numpy(classes.match(given.classes, f"--weights {given.where}"))
+            try:
+                label = torch.from_numpy(classes.match(given.classes, f"--weights {given.where}"))
+            except DataError as reason:
+                raise DataError(f"{reason}; --recipe finetune trains a new last layer") from None
             for name in ("fc8.weight", "fc8.bias"):
                 value = given.model.state_dict()[name]
                 kept[name] = torch.empty_like(value).index_copy_(0, label, value)  # their row i is our row label[i]
@@ -285,7 +290,9 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         "source": data.source,
         "split": data.split,
         "fingerprint": data.fingerprint,
+        "train_fingerprint": data.train.fingerprint(),
         "val_fingerprint": data.val.fingerprint() if data.val is not None else None,
+        "val_sizes": data.val.size.tolist() if data.val is not None and "val_names" in data.split else [],
         "train": len(data.train),
         "val": len(data.val) if data.val is not None else 0,
     }
@@ -339,14 +346,16 @@ class Pace:
     saving: float
 
     def seconds(self, steps: int, job: Job) -> float:
-        """Of a run of so many steps, which ends with a validation and a save."""
-        validations = 1 + steps / (job.recipe.validate_epochs * job.epoch_steps)
-        return steps * self.step + validations * (self.validation + self.saving) + steps / job.save_every * self.saving
+        """Of a run of so many steps: they end with a validation and a save, as each so many epochs do."""
+        between = job.recipe.validate_epochs * job.epoch_steps
+        validations = math.ceil(steps / between)
+        saves = validations + (steps // job.save_every if job.save_every < between else 0)
+        return steps * self.step + validations * self.validation + saves * self.saving
 
     def steps(self, seconds: float, job: Job) -> int:
         """How many fit into `seconds`; one, at the least."""
-        first = self.seconds(0, job)
-        return max(1, int((seconds - first) / (self.seconds(1, job) - first)))
+        most = int(seconds / self.step) + 1
+        return max(1, bisect.bisect_right(range(1, most + 1), seconds, key=lambda steps: self.seconds(steps, job)))
 
     def __str__(self) -> str:
         return f"{self.step:.3f} s a step, {self.validation:.1f} s a validation, {self.saving:.1f} s a save"
@@ -361,7 +370,7 @@ def measured_pace(job: Job) -> Pace:
     on_order = loop.order(job, 0, sys.maxsize)
     made = batches(job.train, on_order, prepare_image, side=side, threads=job.threads, bad_images="skip")
     took: list[float] = []
-    while len(took) < WARM_STEPS + MEASURED_STEPS or sum(took) < MEASURED_SECONDS:
+    while len(took) < WARM_STEPS + MEASURED_STEPS or sum(took[WARM_STEPS:]) < MEASURED_SECONDS:
         begin = time.monotonic()
         batch = next(made)
         if len(batch.labels):  # all of them may be bad pictures
@@ -423,12 +432,13 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
 
 
 def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
-    """Writes what is fixed at the start; recipe.json comes last, since its presence says that a run was begun.
-
-    What an earlier start left, from which nothing was saved, goes.
-    """
-    for path in (run.metrics, run.folder / loop.KERNELS, run.folder / BAD_IMAGES):
-        path.unlink(missing_ok=True)
+    """Writes what is fixed at the start, recipe.json last; what an earlier start left that saved nothing goes."""
+    if run.exists():
+        for path in (run.metrics, run.folder / loop.KERNELS, run.folder / BAD_IMAGES):
+            path.unlink(missing_ok=True)
+        for path in (run.folder / TENSORBOARD, run.folder / loop.PREDICTIONS):
+            if path.exists():
+                shutil.rmtree(path)
     files.write_json(run.folder / "classes.json", record["classes"])
     files.write_json(run.folder / "data.json", record["data"])
     files.write_json(run.folder / "preprocess.json", to_json(job.preprocess))
@@ -456,7 +466,7 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
             with files.lock(run.folder / "lock"):
                 return _train(asked, job, run, record, console)
     except BadImage as bad:
-        raise BadImage(bad.path, f"{bad.reason}; mend it, or let --bad-images skip leave such pictures out") from None
+        raise BadImage(bad.path, f"{bad.reason}; --bad-images skip leaves such pictures out") from bad
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -470,12 +480,13 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
             job.steps = measured_steps(job, asked.max_time, console)
             record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}
         begin_run(job, run, record)
-    resumed = loop.resume(job)
+    resumed = begun and loop.resume(job)
     if job.steps < job.state.step:
         raise UsageError(f"{run.folder}: has {job.state.step} steps already, more than the {job.steps} asked")
     finished = job.state.step == job.steps and not job.state.validation_due
-    if begun and not finished:
+    if begun:
         files.write_json(run.folder / "data.json", record["data"])  # the pictures may have moved
+    if begun and not finished:
         files.write_json(run.folder / "recipe.json", record["recipe"])
     if finished:
         console.print(f"{run.folder}: finished at step {job.steps}; more --epochs or --max-steps would extend it")

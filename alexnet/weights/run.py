@@ -44,12 +44,20 @@ class Run:
         self.metrics = folder / "metrics.jsonl"
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a training was started here."""
         return (self.folder / "recipe.json").exists()
 
     def begun(self) -> bool:
-        """Whether there is a state to go on from; a start from which nothing was saved is none."""
-        return self.exists() and self.pointer("last") is not None
+        """Whether there is a state to go on from; a start from which nothing was saved has none.
+
+        UsageError: a folder that someone has taken a part away from.
+        """
+        last, best = self.pointer("last"), self.pointer("best")
+        if last is None and best is not None:
+            raise UsageError(f"{self.folder}: has `best` but no `last`; write the name of a checkpoint into it")
+        if last is not None and not self.exists():
+            raise UsageError(f"{self.folder}: has checkpoints but no recipe.json")
+        return last is not None
 
     def create(self) -> None:
         """Makes the folder and proves that it can be written; a UsageError where it cannot."""
@@ -75,7 +83,7 @@ class Run:
         for name, entry in value.items():
             if not isinstance(entry, dict) or not {"value", "origin"} <= set(entry):
                 raise UsageError(f"{self.folder / 'recipe.json'}: {name}: expected a value and an origin")
-        for name in ("variant", "dropout"):
+        for name in ("variant", "dropout", "steps"):
             if name not in value:
                 raise UsageError(f"{self.folder / 'recipe.json'}: names no {name}")
         return value
@@ -87,7 +95,9 @@ class Run:
             ("source", str),
             ("split", dict),
             ("fingerprint", str),
+            ("train_fingerprint", str),
             ("val_fingerprint", str | None),
+            ("val_sizes", list),
         ):
             if name not in value or not isinstance(value[name], kind):
                 raise UsageError(f"{path}: {name}: expected {getattr(kind, '__name__', kind)}")

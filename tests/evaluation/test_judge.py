@@ -161,7 +161,7 @@ def test_an_ensemble_is_not_judged_on_what_one_of_it_was_trained_with(run, pictu
         with pytest.raises(UsageError, match="another split"):
             judge([str(run), str(stranger)], data)
     found = judge([str(run), str(stranger)], str(unseen))
-    assert found.score.count == 60 and not found.held_out
+    assert found.score.count == 60 and found.pictures == "others"
 
 
 def test_runs_of_other_classes_make_no_ensemble(run, unseen, tmp_path):
@@ -195,17 +195,34 @@ def test_a_moved_run_still_finds_its_pictures(run, tmp_path):
 
 
 def test_nothing_that_was_trained_on_is_judged(run, pictures, unseen, tmp_path):
-    """Where DATA holds the pictures held out, at their old place or another, these are judged and no others."""
+    """Where DATA holds pictures that were held out, at their old place or another, these are judged and no others."""
     own = judge([str(run)], None)
-    assert own.held_out and own.score.count == 12 and not judge([str(run)], str(unseen)).held_out
-    elsewhere = shutil.copytree(pictures, tmp_path / "elsewhere")
-    (elsewhere / "class0" / "new.png").write_bytes((unseen / "class0" / "000.png").read_bytes())
-    rows = [(path, path.parent.name) for path in pictures.rglob("*.*g")]
-    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
-    for data in (pictures, elsewhere):
+    assert own.pictures == "held out" and own.score.count == 12
+    grown = shutil.copytree(pictures, tmp_path / "grown")
+    (grown / "class0" / "new.png").write_bytes((unseen / "class0" / "000.png").read_bytes())
+    for data in (pictures, grown):
         found = judge([str(run)], str(data))
-        assert found.held_out and np.array_equal(found.answers.probabilities, own.answers.probabilities), data
-    assert judge([str(run)], str(tmp_path / "list.csv")).score.count == 60  # under other names they are other pictures
+        assert found.pictures == "held out", data
+        assert np.array_equal(found.answers.probabilities, own.answers.probabilities), data
+    shrunk = shutil.copytree(pictures, tmp_path / "shrunk")
+    shutil.rmtree(shrunk / "class1")
+    gone = next(key for key in own.answers.keys if key.startswith("class0/"))
+    (shrunk / gone).unlink()
+    found = judge([str(run)], str(shrunk))
+    assert found.pictures == "held out" and found.answers.keys == [
+        key for key in own.answers.keys if not key.startswith("class1/") and key != gone
+    ]
+
+
+def test_pictures_that_were_trained_on_are_called_so(pictures, unseen, tmp_path):
+    every = train(pictures, tmp_path / "every", epochs=1, val_fraction=0)
+    assert judge([str(every)], str(pictures)).pictures == "trained on"
+    apart = train(pictures, tmp_path / "apart", epochs=1, val=str(unseen))
+    for data, said in ((None, "held out"), (unseen, "held out"), (pictures, "trained on")):
+        found = judge([str(apart)], data and str(data))
+        assert (found.pictures, found.score.count) == (said, 60), data
+    with pytest.raises(UsageError, match="another split"):
+        judge([str(every), str(train(pictures, tmp_path / "drawn", epochs=1))], str(pictures))
 
 
 def test_held_out_pictures_that_have_changed_are_refused(tmp_path):
@@ -216,9 +233,9 @@ def test_held_out_pictures_that_have_changed_are_refused(tmp_path):
     trained_on.write_bytes(trained_on.read_bytes() + b" ")
     assert judge([str(run)], None).score.count == len(held)
     (folder / held[0]).write_bytes((folder / held[0]).read_bytes() + b" ")
-    for data in (None, str(folder)):
-        with pytest.raises(DataError, match="no longer holds the pictures"):
-            judge([str(run)], data)
+    with pytest.raises(DataError, match="no longer holds the pictures"):
+        judge([str(run)], None)
+    assert judge([str(run)], str(folder)).answers.keys == held[1:]
     (folder / held[0]).unlink()
     with pytest.raises(DataError, match=f"1 of the {len(held)} held-out images are gone, the first {held[0]}"):
         judge([str(run)], None)

@@ -219,11 +219,44 @@ def test_a_start_that_saved_nothing_is_none(pictures, tmp_path):
     with pytest.raises(NumbersError, match="nothing was saved; try a lower --lr"):
         start.train(asked(pictures, run, lr=1e20), quiet())
     assert (run / "recipe.json").exists() and (run / "metrics.jsonl").exists()
-    with (run / "metrics.jsonl").open("a") as stream:
-        stream.write("of the first try\n")
+    (run / "predictions").mkdir()
+    left = {path for path in run.rglob("*") if path.is_file()}
     start.train(asked(pictures, run), quiet())
     start.train(asked(pictures, tmp_path / "other"), quiet())
     assert digest(run) == digest(tmp_path / "other") and lines(run) == lines(tmp_path / "other")
+    assert not [path for path in left & set(run.rglob("*")) if path.parent.name == "tensorboard"]
+
+
+def test_files_of_no_run_are_left_alone(pictures, tmp_path):
+    (tmp_path / "kernels.npy").write_bytes(b"someone's own")
+    with pytest.raises(NumbersError):
+        start.train(asked(pictures, tmp_path, lr=1e20), quiet())
+    assert (tmp_path / "kernels.npy").read_bytes() == b"someone's own"
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "last"])
+def test_half_a_run_is_none(pictures, tmp_path, name):
+    run = tmp_path / "run"
+    start.train(asked(pictures, run, epochs=1), quiet())
+    (run / name).unlink()
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    with pytest.raises(UsageError, match=name):
+        start.train(asked(pictures, run, epochs=1), quiet())
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+def test_another_process_that_trained_meanwhile_is_noticed(pictures, tmp_path, monkeypatch):
+    run, ordinary = tmp_path / "run", start.prepare
+
+    def slow(*args):
+        prepared = ordinary(*args)
+        monkeypatch.setattr(start, "prepare", ordinary)
+        start.train(asked(pictures, run, epochs=1), quiet())
+        return prepared
+
+    monkeypatch.setattr(start, "prepare", slow)
+    with pytest.raises(UsageError, match="another process has trained here"):
+        start.train(asked(pictures, run, epochs=1), quiet())
 
 
 def test_a_short_run_that_learned_nothing_says_so(pictures, tmp_path):
@@ -257,12 +290,14 @@ def test_a_bad_held_out_picture_loses_nothing(pictures, tmp_path):
     job, _, _ = start.prepare(asked(folder, run), quiet())
     held = job.val.path(0)
     held.write_bytes(b"\xff\xd8 no picture")
+    start.train(asked(folder, tmp_path / "whole", bad_images="skip"), quiet())
     with pytest.raises(BadImage, match=f"{held.name}: .* --bad-images skip"):
         start.train(asked(folder, run), quiet())
     assert (run / "last").read_text() == "step-00000008-unjudged\n"
     console = quiet()
     start.train(asked(folder, run, bad_images="skip"), console)
     assert "goes on from step 8" in console.file.getvalue() and f"bad image {held}" in console.file.getvalue()
+    assert digest(run) == digest(tmp_path / "whole") and lines(run) == lines(tmp_path / "whole")
     assert json.loads((run / "recipe.json").read_text())["bad_images"]["value"] == "skip"
 
 
@@ -274,10 +309,13 @@ def test_a_bad_picture_found_while_training_loses_nothing(pictures, tmp_path):
     job, _, _ = start.prepare(wanted, quiet())
     third = next(itertools.islice(loop.order(job, 0, 4), 2, None)).rows[0]
     job.train.path(int(third)).write_bytes(b"\xff\xd8 no picture")
+    skipping = replace(wanted, bad_images="skip")
+    start.train(replace(skipping, run=str(tmp_path / "whole")), quiet())
     with pytest.raises(BadImage, match="--bad-images skip"):
         start.train(wanted, quiet())
     assert (run / "last").read_text() == "step-00000002\n"
-    assert start.train(replace(wanted, bad_images="skip"), quiet())["stopped"] == "done"
+    start.train(skipping, quiet())
+    assert digest(run) == digest(tmp_path / "whole") and lines(run) == lines(tmp_path / "whole")
 
 
 def test_pictures_may_move(pictures, tmp_path):
@@ -287,6 +325,9 @@ def test_pictures_may_move(pictures, tmp_path):
     console = quiet()
     start.train(asked(moved, run, epochs=2), console)
     assert json.loads((run / "data.json").read_text())["source"] == str(moved)
+    again = shutil.copytree(moved, tmp_path / "again")
+    start.train(asked(again, run, epochs=2), quiet())  # finished, and knows where they are
+    assert json.loads((run / "data.json").read_text())["source"] == str(again)
     assert "goes on from step 4 of 8 (4 until now)" in console.file.getvalue()
 
 
@@ -297,9 +338,8 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(start, "LAST_RESORT", math.inf)  # the loop's own clock is the real one
     result = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     steps = json.loads((run / "recipe.json").read_text())["steps"]
-    # 3 % kept back, the last validation and save; a step costs 1 s and, validated every other epoch of four
-    # steps, an eighth of a validation and a save, and a thousandth of a save by the number of steps
-    by_hand = int((20.0 * 0.97 - 1 - 1) / (1 + 2 / 8 + 1 / 1000))
+    # 3 % kept back: of 19.4 s, eight steps, a validation and a save, then seven steps, a validation and a save
+    by_hand = 8 + 7
     assert steps == {"value": by_hand, "origin": "--max-time"} and result["last"]["step"] == by_hand
     again = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     assert again["last"] == result["last"]
@@ -338,9 +378,11 @@ def test_a_dry_run_leaves_nothing(pictures, tmp_path):
 def test_what_fits_into_a_time_takes_it(pictures, tmp_path):
     job, _, _ = start.prepare(asked(pictures, tmp_path / "run", save_every=50), quiet())
     pace = start.Pace(step=2.0, validation=30.0, saving=4.0)
-    # epochs of 4 steps, validated every other one: 8 steps are 16 s and 34 s; at the end 34 s; saves in between
-    assert pace.seconds(80, job) == pytest.approx(10 * (16 + 34) + 34 + 80 / 50 * 4)
-    assert pace.steps(pace.seconds(80, job) + 0.1, job) == 80 and pace.steps(1.0, job) == 1
+    # epochs of 4 steps, validated every other one: 8 steps take 16 s, then 30 s and 4 s, at the end of fewer too
+    assert pace.seconds(80, job) == pytest.approx(10 * (16 + 34)) and pace.seconds(3, job) == pytest.approx(6 + 34)
+    assert [pace.steps(s, job) for s in (1, 39.9, 40, 50, 99, 500.1)] == [1, 2, 3, 8, 15, 80]
+    job.save_every = 3  # two saves more
+    assert pace.seconds(8, job) == pytest.approx(16 + 34 + 2 * 4)
 
 
 def test_a_dry_run_touches_no_folder_that_is_there(pictures, tmp_path):
