@@ -34,6 +34,32 @@ def left_chance(lines: list[dict], level: float) -> int | None:
     return None
 
 
+def report(run: Path, title: str) -> None:
+    """Prints what a run folder says of its beginning."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    classes = len(json.loads((run / "classes.json").read_text()))
+    level = math.log(classes)  # of uniform probabilities, for the article's softmax of a softmax too
+    at = left_chance(lines, level)
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    if not losses:
+        print(f"\n## {title}: the loss was not finite within ten steps")
+        return
+    print(f"\n## {title}: chance is {level:.4f}")
+    print(f"loss of the first ten steps {losses[0]:.4f}, of the last {losses[-1]:.4f}, least {min(losses):.4f}")
+    print(f"5 % under chance at step {at}" if at else "the smoothed loss was never 5 % under chance")
+    layers = [line for line in lines if line["split"] == "layers"]
+    near = {min(range(len(layers)), key=lambda i: abs(layers[i]["step"] - 1 - s)) for s in SHOWN}
+    for what in ("activation_rms", "gradient_norm", "update_ratio"):
+        print(f"\n{what}")
+        names = [name for name in layers[0][what] if name.startswith(("conv", "fc"))]
+        print("step    " + " ".join(f"{name:>9}" for name in names))
+        for i in sorted(near):
+            print(f"{layers[i]['step'] - 1:<7} " + " ".join(f"{layers[i][what][name]:9.2e}" for name in names))
+    value = [line for line in lines if line["split"] == "val"]
+    if value:
+        print(f"\nvalidation at the end: top-1 {np.round(100 * value[-1]['top1'], 2)} %")
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("data", type=Path)
@@ -49,28 +75,7 @@ def main() -> None:
         done = subprocess.run(command, check=False)
         if done.returncode not in (0, 5):  # 5: the loss was not finite, which is an answer
             sys.exit(done.returncode)
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        classes = len(json.loads((run / "classes.json").read_text()))
-        level = math.log(classes)  # of uniform probabilities, for the article's softmax of a softmax too
-        at = left_chance(lines, level)
-        losses = [line["loss"] for line in lines if line["split"] == "train"]
-        if not losses:
-            print(f"\n## {recipe}: the loss was not finite within ten steps")
-            continue
-        print(f"\n## {recipe}, {steps} steps of {batch}: chance is {level:.4f}")
-        print(f"loss of the first ten steps {losses[0]:.4f}, of the last {losses[-1]:.4f}, least {min(losses):.4f}")
-        print(f"5 % under chance at step {at}" if at else "the smoothed loss was never 5 % under chance")
-        layers = [line for line in lines if line["split"] == "layers"]
-        for what in ("activation_rms", "gradient_norm", "update_ratio"):
-            print(f"\n{what}")
-            shown = [line for line in layers if any(abs(line["step"] - 1 - s) < 50 for s in SHOWN)]
-            names = [name for name in layers[0][what] if name.startswith(("conv", "fc"))]
-            print("step    " + " ".join(f"{name:>9}" for name in names))
-            for line in shown:
-                print(f"{line['step'] - 1:<7} " + " ".join(f"{line[what][name]:9.2e}" for name in names))
-        value = [line for line in lines if line["split"] == "val"]
-        if value:
-            print(f"\nvalidation at the end: top-1 {np.round(100 * value[-1]['top1'], 2)} %")
+        report(run, f"{recipe}, {steps} steps of {batch}")
 
 
 if __name__ == "__main__":
