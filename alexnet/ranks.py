@@ -1,4 +1,8 @@
-"""What a process computes on: its device, and the precision that the device multiplies in."""
+"""What a process computes on: its device, the precision that the device multiplies in, its memory."""
+
+import ctypes
+import platform
+from pathlib import Path
 
 import torch
 
@@ -26,3 +30,28 @@ def precision_of(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
+
+
+def keep_memory() -> None:
+    """Lets the C library keep what is freed, for the whole process: no number changes, only time.
+
+    It gives large pieces back to the system at once, and each page of the next one is zeroed again at its first use.
+    Only glibc has the switch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -47,7 +47,7 @@ def evaluate(
     from rich.table import Table
 
     from ..evaluation import judge, score
-    from ..ranks import device_of, precision_of
+    from ..ranks import device_of, keep_memory, precision_of
     from ..weights.run import is_run
     from . import console_for
 
@@ -57,6 +57,7 @@ def evaluate(
         raise UsageError(f"--save-predictions {save_predictions}: expected a name that ends in .parquet")
     if min_top1 is not None and not 0.0 <= min_top1 <= 1.0:
         raise UsageError(f"--min-top1 {min_top1}: must be in 0..1")
+    keep_memory()
     where = device_of(device)
     verdict = judge.judge(
         runs,

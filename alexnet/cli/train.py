@@ -39,6 +39,7 @@ def train(
     val_fraction: float = 0.2,
     balance: bool = False,
     weights: str | None = None,
+    kernels: str = "auto",
     bad_images: Literal["error", "skip"] = "error",
     save_every: int = 1000,
     dry_run: bool = False,
@@ -71,14 +72,17 @@ def train(
         balance: repeat the smaller classes
         weights: a RUN to start from
         bad_images: error, or skip (and list them)
+        kernels: auto, the fastest measured here, or plain
         save_every: steps between saves within an epoch
         dry_run: a few steps, and an estimate
         set: key=value, any field of the recipe
         json: print one JSON document
     """
+    from ..ranks import keep_memory
     from ..training import start
     from . import console_for
 
+    keep_memory()
     console = console_for(json)
     asked = start.Asked(
         data=data,
@@ -100,6 +104,7 @@ def train(
         val_fraction=val_fraction,
         balance=balance,
         weights=weights,
+        kernels=kernels,
         bad_images=bad_images,
         save_every=save_every,
         set=tuple(set or ()),

@@ -10,6 +10,7 @@ from ..data.loader import BadImages
 from ..data.samples import Samples
 from ..data.sources import open_data, open_held_out
 from ..errors import DataError, NumbersError, UsageError
+from ..network.kernels import unmeasured
 from ..weights.run import Loaded, open_run
 from .score import Answers, Score, answer, average, score
 
@@ -111,7 +112,9 @@ def judge(
                     f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
                 )
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
-        loaded.model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
+        where_computed = device or torch.device("cpu")
+        loaded.model.to(where_computed).to(memory_format=torch.channels_last)
+        loaded.model.kernels = unmeasured(where_computed)
         answers = answer(
             loaded.model,
             samples,

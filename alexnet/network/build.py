@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alexnet.errors import UsageError
 from alexnet.network import variants
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.lrn import lrn, within_map
+from alexnet.network.kernels import PLAIN, Kernels, convolved, normalised
 from alexnet.network.variants import (
     LRN,
     AdaptivePool,
@@ -80,8 +80,11 @@ class AlexNet(nn.Module):
     Fresh from the class the weights hold what memory held: `build` gives initial values, a checkpoint its own.
     """
 
-    def __init__(self, variant: Variant, classes: int, *, dropout: float | None = None) -> None:
+    def __init__(
+        self, variant: Variant, classes: int, *, dropout: float | None = None, kernels: Kernels = PLAIN
+    ) -> None:
         super().__init__()
+        self.kernels = kernels
         self.variant = variant
         self.classes = classes
         self.dropout = dropout
@@ -126,15 +129,12 @@ class AlexNet(nn.Module):
         """What the `index`-th row makes of x. `inplace` lets a ReLU write over an x that no one else holds."""
         match row:
             case Conv():
-                if row.pad.before != row.pad.after:
-                    x = F.pad(x, (row.pad.before, row.pad.after) * 2)
-                return self.get_submodule(row.name)(x)
+                layer = self.get_submodule(row.name)
+                return convolved(row, x, layer.get_parameter("weight"), layer.get_parameter("bias"), self.kernels)
             case ReLU():
                 return F.relu(x, inplace=inplace)
-            case LRN(_, size, k, alpha, beta, divide, towers):
-                return lrn(x, size=size, k=k, alpha=alpha, beta=beta, divide=divide, towers=towers)
-            case WithinMapLRN(_, size, k, alpha, beta):
-                return within_map(x, size=size, k=k, alpha=alpha, beta=beta)
+            case LRN() | WithinMapLRN():
+                return normalised(row, x, self.kernels)
             case MaxPool():
                 return F.max_pool2d(x, row.kernel, row.stride, ceil_mode=row.ceil)
             case AdaptivePool():

@@ -1,54 +1,131 @@
 """Local response normalization: x · v^-beta, v = k + a·Σx² over a window of channels, or of pixels of one map.
 
-Both windows are one computation here. A block of the channels-last map is squared into a buffer with `size`//2 zeros
-behind every run of values, in which neighbours lie a fixed step apart; the windowed sum is then a few additions of
-the flat buffer to itself, shifted: no gather, no pass over the whole map. Blocks are small enough for the cache, and
-what is added to what does not depend on them, so equal input gives equal bytes.
+One operator, `alexnet::lrn`, and its backward; autograd, `torch.compile` and `torch.export` see no further. Two kernels
+compute it on the processor: "numba" (`lrn_cpu.py`), where numba is installed, and "torch", on any device, here. They
+agree within rounding, and each gives equal bytes for equal input at any number of threads.
+
+In the plain one both windows are one computation. A block of the channels-last map is squared into a buffer with
+`size`//2 zeros behind every run of values, in which neighbours lie a fixed step apart; the windowed sum is then a few
+additions of the flat buffer to itself, shifted: no gather, no pass over the whole map. Blocks are small enough for the
+cache, and what is added to what does not depend on them.
 
 Sums are float32, or float64 for a float64 input.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
+KERNELS = ("auto", "torch", "numba")
 
 
-def lrn(x: Tensor, *, size: int, k: float, alpha: float, beta: float, divide: bool, towers: int) -> Tensor:
+def lrn(
+    x: Tensor, *, size: int, k: float, alpha: float, beta: float, divide: bool, towers: int, kernel: str = "auto"
+) -> Tensor:
     """x · (k + a·Σx²)^-beta, the sum over `size` channels around each one. (B, C, H, W) -> the same, channels-last.
 
     a is alpha, or alpha / size with `divide`. The C channels are `towers` equal runs, and no window leaves its own:
-    channels outside count as zeros. ValueError for an even `size`, k <= 0 or channels that do not part evenly.
+    channels outside count as zeros. ValueError for an even `size`, k <= 0, channels that do not part evenly, or a
+    `kernel` that cannot take x.
     """
     _check(x, size, k)
-    B, C, H, W = x.shape
-    if C % towers:
-        raise ValueError(f"{C} channels do not part into {towers} towers")
-    a = alpha / size if divide else alpha
-    if torch.compiler.is_compiling():
-        v = F.pad((_wide(x) ** 2).unflatten(1, (towers, C // towers)), (0, 0, 0, 0, size // 2, size // 2))
-        return _normalised(x, v.unfold(2, size, 1).sum(-1).flatten(1, 2), k, a, beta)
-    run = C // towers
-    return _apply(x, _Window((towers, run), (towers, run + size // 2), (1,), size, k, a, beta), B * H * W)
+    if towers < 1 or x.shape[1] % towers:
+        raise ValueError(f"{x.shape[1]} channels do not part into {towers} towers")
+    return _lrn(x, size, k, alpha / size if divide else alpha, beta, towers, kernel)
 
 
-def within_map(x: Tensor, *, size: int, k: float, alpha: float, beta: float) -> Tensor:
+def within_map(x: Tensor, *, size: int, k: float, alpha: float, beta: float, kernel: str = "auto") -> Tensor:
     """x · (k + alpha/size²·Σx²)^-beta, the sum over `size`×`size` pixels of a map. (B, C, H, W) -> same, channels-last.
 
-    Pixels outside count as zeros. ValueError for an even `size` or k <= 0.
+    Pixels outside count as zeros. ValueError for an even `size`, k <= 0 or a `kernel` that cannot take x.
     """
     _check(x, size, k)
-    B, C, H, W = x.shape
-    if torch.compiler.is_compiling():
-        return _normalised(x, F.avg_pool2d(_wide(x) ** 2, size, 1, size // 2), k, alpha, beta)
-    h = size // 2
-    return _apply(x, _Window((H, W, C), (H + h, W + h, C), (C, (W + h) * C), size, k, alpha / size**2, beta), B)
+    return _lrn(x, size, k, alpha / size**2, beta, WITHIN, kernel)
+
+
+def chosen(kernel: str, x: Tensor) -> str:
+    """The kernel that `kernel` means for x: "auto" is the compiled one where it is installed and takes x."""
+    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    if kernel == "auto":
+        return "numba" if fits and has_numba() else "torch"
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel}: known are {', '.join(KERNELS)}")
+    if kernel == "numba" and not fits:
+        raise ValueError(f"kernel numba: takes float32 or bfloat16 on the processor, not {x.dtype} on {x.device}")
+    return kernel
+
+
+@cache
+def has_numba() -> bool:
+    """Whether the compiled kernels' library is installed."""
+    return find_spec("numba") is not None
+
+
+WITHIN = 0  # towers of the form whose window lies within a map
+
+
+@torch.library.custom_op("alexnet::lrn", mutates_args=())
+def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+    values = _values(x)
+    if chosen(kernel, x) == "numba":
+        from . import lrn_cpu
+
+        y = torch.empty_like(values)
+        lrn_cpu.forward(values, y, size=size, k=k, a=a, beta=beta, towers=towers)
+    else:
+        window = _Window.of(values, size, k, a, beta, towers)
+        y = _forward(values.reshape(-1, *window.inner), window).view(values.shape)
+    return y.permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("alexnet::lrn_backward", mutates_args=())
+def _lrn_backward(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+    values, slopes = _values(x), _values(g)
+    if chosen(kernel, x) == "numba":
+        from . import lrn_cpu
+
+        dx = torch.empty_like(values)
+        lrn_cpu.backward(values, slopes, dx, size=size, k=k, a=a, beta=beta, towers=towers)
+    else:
+        window = _Window.of(values, size, k, a, beta, towers)
+        items = (-1, *window.inner)
+        dx = _backward(values.reshape(items), slopes.reshape(items), window).view(values.shape)
+    return dx.permute(0, 3, 1, 2)
+
+
+@_lrn.register_fake
+def _(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@_lrn_backward.register_fake
+def _(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """x alone: v costs less to sum again than to store and read."""
+    ctx.save_for_backward(inputs[0])
+    ctx.rest = inputs[1:]
+
+
+def _slope(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+    return _lrn_backward(ctx.saved_tensors[0], g, *ctx.rest), None, None, None, None, None, None
+
+
+_lrn.register_autograd(_slope, setup_context=_keep)
+
+
+def _values(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already."""
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +139,16 @@ class _Window:
     k: float
     a: float
     beta: float
+
+    @classmethod
+    def of(cls, values: Tensor, size: int, k: float, a: float, beta: float, towers: int) -> "_Window":
+        """The window over values (B, H, W, C)."""
+        _, H, W, C = values.shape
+        h = size // 2
+        if towers == WITHIN:
+            return cls((H, W, C), (H + h, W + h, C), (C, (W + h) * C), size, k, a, beta)
+        run = C // towers
+        return cls((towers, run), (towers, run + h), (1,), size, k, a, beta)
 
     @property
     def reach(self) -> int:
@@ -92,23 +179,6 @@ def _sum_of_run(flat: Tensor, size: int, step: int, a: Tensor, b: Tensor) -> Ten
         run = torch.add(run[:n], rest[have * step :][:n], out=a[:n])
         have, a, b = have + more, b, a
     return run[:length]
-
-
-class _Normalise(torch.autograd.Function):
-    """Both forms, on (items, *inner) values. Saves x alone: v costs less to sum again than to store and read."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, window: _Window) -> Tensor:  # pyrefly: ignore[bad-override]
-        ctx.save_for_backward(x)
-        ctx.window = window
-        return _forward(x, window)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("local response normalization is differentiable once: create_graph=True has no answer")
-        (x,), (g,) = ctx.saved_tensors, slopes
-        return _backward(x, g.contiguous(), ctx.window), None
 
 
 class _Block:
@@ -178,27 +248,8 @@ def _backward(x: Tensor, g: Tensor, window: _Window) -> Tensor:
     return dx
 
 
-def _apply(x: Tensor, window: _Window, items: int) -> Tensor:
-    B, C, H, W = x.shape
-    values = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(items, *window.inner)
-    if torch.is_grad_enabled() and x.requires_grad:
-        y: Tensor = _Normalise.apply(values, window)
-    else:
-        y = _forward(values, window)
-    return y.view(B, H, W, C).permute(0, 3, 1, 2)
-
-
-def _normalised(x: Tensor, sums: Tensor, k: float, a: float, beta: float) -> Tensor:
-    """The definition, for the compiler and the exporters, which fuse and name what they see."""
-    return (_wide(x) * (k + a * sums) ** -beta).to(x.dtype)
-
-
 def _wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(_wide_dtype(x))
 
 
 def _check(x: Tensor, size: int, k: float) -> None:

@@ -1,6 +1,8 @@
 """From what a user asked to a job that runs: resolve, create or resume the run folder, measure, train."""
 
 import bisect
+import hashlib
+import json
 import math
 import os
 import platform
@@ -31,8 +33,10 @@ from ..data.stats import measure
 from ..errors import BadImage, DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
+from ..network.kernels import PLAIN, Kernels, fastest
+from ..network.lrn import has_numba
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import device_of, precision_of
+from ..ranks import device_of, precision_of, processor
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
@@ -71,6 +75,7 @@ class Asked:
     val_fraction: float = 0.2
     balance: bool = False
     weights: str | None = None
+    kernels: str = "auto"
     bad_images: BadImages = "error"
     save_every: int = 1000
     set: Sequence[str] = ()
@@ -145,7 +150,7 @@ def commit() -> str | None:
     return name if Path(where).resolve() == top else None  # an installed package may lie within a user's own checkout
 
 
-def environment(device: torch.device, threads: int) -> dict[str, Any]:
+def environment(device: torch.device, threads: int, kernels: Kernels) -> dict[str, Any]:
     """Versions, machine, threads, kernels, command line: environment.json."""
     return {
         "alexnet": version("alexnet"),
@@ -158,7 +163,7 @@ def environment(device: torch.device, threads: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "workers": threads,
-        "kernels": {"lrn": "torch"},
+        "kernels": kernels.to_json(),
         "command": sys.argv,
     }
 
@@ -219,6 +224,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     lengths = [name for name in ("epochs", "max_steps", "max_time") if getattr(asked, name) is not None]
     if len(lengths) > 1:
         raise UsageError(" and ".join(f"--{name.replace('_', '-')}" for name in lengths) + ": name one of them")
+    if asked.kernels not in ("auto", "plain"):
+        raise UsageError(f"--kernels {asked.kernels}: unknown; known are auto, plain")
     if not 0.0 <= asked.val_fraction < 1.0:
         raise UsageError(f"--val-fraction {asked.val_fraction}: must be in 0..1")
     if asked.val is not None and asked.val_fraction != Asked.val_fraction:
@@ -248,9 +255,9 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         mean = given.mean if given and given.data else None  # an untrained variant's is measured
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
-    if data.train.raw not in (0, preprocess.stored) or (data.train.raw and chosen.crop == "original"):
+    if data.train.raw not in (0, preprocess.stored) or (data.train.stored and chosen.crop == "original"):
         raise DataError(
-            f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them"
+            f"{asked.data}: holds stored forms of {data.train.stored} px; recipe {chosen.name} cannot use them"
         )
 
     values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
@@ -297,13 +304,13 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         "val": len(data.val) if data.val is not None else 0,
     }
     if again:
-        _check_resume(run, values, record, job)
+        _check_resume(run, values, record, job, kernels=asked.kernels)
     else:
         say_of_data(data, chosen, console, asked=asked, epoch=len(job.table))
     return job, run, {"recipe": values, "data": record, "classes": data.train.classes.to_json(), "begun": again}
 
 
-def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job: Job) -> None:
+def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job: Job, *, kernels: str) -> None:
     """Refuses to go on with another recipe or other data; takes the steps and threads that the run was begun with."""
     old = run.recipe()
     if run.data()["fingerprint"] != record["fingerprint"]:
@@ -318,6 +325,12 @@ def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job:
             f"{run.folder}: begun with other settings; name another --run, or ask for those:\n" + "\n".join(differences)
         )
     torch.set_num_threads(run.threads())
+    job.model.kernels = Kernels.of(run.json("environment.json").get("kernels"), str(run.folder / "environment.json"))
+    if kernels == "plain" and job.model.kernels != PLAIN:
+        pairs = zip(job.model.kernels.to_json().items(), PLAIN.to_json().values(), strict=True)
+        differences = [f"  {name}: {there} there, {plain} asked (--kernels plain)"
+                       for (name, there), plain in pairs if there != plain]  # fmt: skip
+        raise UsageError(f"{run.folder}: begun with other kernels:\n" + "\n".join(differences))
 
 
 def colours(job: Job, console: Console) -> None:
@@ -335,6 +348,48 @@ def colours(job: Job, console: Console) -> None:
     passed = time.monotonic() - begin
     if passed > 1:
         console.print(f"mean image and colours of {job.stats.count} pictures: {passed:.0f} s")
+
+
+def kernels_for(model: Variant, *, batch: int, precision: str, device: torch.device, console: Console) -> Kernels:
+    """The kernels that are fastest here for a variant: measured once for a machine, kept in the cache."""
+    machine = {
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "numba": version("numba") if has_numba() else None,
+        "variant": model.name,
+        "batch": batch,
+        "precision": precision,
+    }
+    name = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_folder() / f"kernels-{name}.json"
+    if path.exists():
+        return Kernels.of(files.read_json(path).get("kernels"), str(path))
+    begin = time.monotonic()
+    kernels, measured = fastest(model, batch=batch, precision=precision, device=device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, {"kernels": kernels.to_json(), "seconds": measured, "machine": machine})
+    said = "; ".join(
+        f"{choice} {getattr(kernels, choice)} ("
+        + ", ".join(f"{one} {1000 * seconds:.1f} ms" for one, seconds in times.items())
+        + ")"
+        for choice, times in measured.items()
+    )
+    if said:
+        console.print(f"{model.name}: kernels measured in {time.monotonic() - begin:.0f} s: {said}")
+    return kernels
+
+
+def choose_kernels(job: Job, asked: str, console: Console) -> None:
+    """Gives the network the kernels that were asked for."""
+    if asked == "auto":
+        job.model.kernels = kernels_for(
+            job.model.variant,
+            batch=job.recipe.batch_size // job.accumulate,
+            precision=job.precision,
+            device=job.device,
+            console=console,
+        )
 
 
 @dataclass(frozen=True)
@@ -445,7 +500,7 @@ def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
     if job.preprocess.mean == MEAN_FILE:
         assert job.mean is not None
         files.write_array(run.folder / MEAN_FILE, job.mean)
-    files.write_json(run.folder / "environment.json", environment(job.device, job.threads))
+    files.write_json(run.folder / "environment.json", environment(job.device, job.threads, job.model.kernels))
     files.write_json(run.folder / "recipe.json", record["recipe"])
 
 
@@ -461,6 +516,7 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
                 if record["begun"]:
                     raise UsageError(f"{run.folder}: --dry-run wants a --run that does not exist yet")
                 colours(job, console)
+                choose_kernels(job, asked.kernels, console)
                 return dry_run(job, console, max_time=asked.max_time)
             run.create()
             with files.lock(run.folder / "lock"):
@@ -476,6 +532,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     before = run.recipe()["steps"]["value"] if begun else job.steps
     colours(job, console)
     if not begun:
+        choose_kernels(job, asked.kernels, console)
         if asked.max_time is not None:
             job.steps = measured_steps(job, asked.max_time, console)
             record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}

@@ -21,7 +21,16 @@ from tests.pictures import write_folder
 
 
 def train(data: Path, run: Path, **options) -> Path:
-    base = Asked(data=str(data), run=str(run), variant="tiny", batch_size=12, epochs=4, workers=1, precision="fp32")
+    base = Asked(
+        data=str(data),
+        run=str(run),
+        variant="tiny",
+        kernels="plain",
+        batch_size=12,
+        epochs=4,
+        workers=1,
+        precision="fp32",
+    )
     start.train(replace(base, **options), Console(file=io.StringIO()))
     return run
 
@@ -255,7 +264,7 @@ def test_nothing_held_out(pictures, tmp_path):
         judge([str(run)], None)
     assert judge([str(run)], str(pictures)).score.count == 60
     result = start.train(
-        Asked(data=str(pictures), run=str(run), variant="tiny", batch_size=12, epochs=2, workers=1, precision="fp32",
+        Asked(data=str(pictures), run=str(run), variant="tiny", kernels="plain", batch_size=12, epochs=2, workers=1, precision="fp32",
               val_fraction=0),
         Console(file=io.StringIO()),
     )  # fmt: skip

@@ -27,7 +27,7 @@ def run(tmp_path_factory, pictures) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        asked = Asked(data=str(pictures), run=str(folder), variant="tiny", batch_size=12, epochs=3, workers=1,
+        asked = Asked(data=str(pictures), run=str(folder), variant="tiny", kernels="plain", batch_size=12, epochs=3, workers=1,
                       precision="fp32")  # fmt: skip
         start.train(asked, Console(file=io.StringIO()))
     return folder

@@ -49,7 +49,7 @@ def made(tmp_path_factory, pictures) -> Path:
     ordinary = loop.step
 
     def asked(name: str) -> Asked:
-        return Asked(data=str(pictures), run=str(folder / name), variant="tiny", batch_size=8, max_steps=STEPS,
+        return Asked(data=str(pictures), run=str(folder / name), variant="tiny", kernels="plain", batch_size=8, max_steps=STEPS,
                      workers=1, precision="fp32")  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:

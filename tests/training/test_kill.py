@@ -46,13 +46,14 @@ def pictures(tmp_path_factory) -> Path:
 def unbroken(tmp_path_factory, pictures):
     """precision -> the digest of a run that nothing disturbed."""
     made: dict[str, dict[str, str]] = {}
+    # one cache for all: the kernels are measured once, and the run that is killed computes as the other did
 
     def of(precision: str) -> dict[str, str]:
         if precision not in made:
             folder = tmp_path_factory.mktemp(f"whole-{precision}")
             done = subprocess.run(
                 command(pictures, folder / "run", precision, 2),
-                env=environment(folder / "cache"), capture_output=True, text=True, check=False,
+                env=environment(tmp_path_factory.getbasetemp() / "cache"), capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             made[precision] = digest(folder / "run")
@@ -64,13 +65,13 @@ def unbroken(tmp_path_factory, pictures):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_and_run_again_equals_unbroken(tmp_path, pictures, unbroken, precision, workers):
+def test_killed_and_run_again_equals_unbroken(tmp_path, tmp_path_factory, pictures, unbroken, precision, workers):
     random.seed(f"{precision} {workers}")
     run, begun, killed = tmp_path / "run", 0, 0
     # a line of metrics.jsonl is 10 steps: each kill waits for some more of them, then a moment
     for kill in range(KILLS):
         child = subprocess.Popen(
-            command(pictures, run, precision, workers), env=environment(tmp_path / "cache"),
+            command(pictures, run, precision, workers), env=environment(tmp_path_factory.getbasetemp() / "cache"),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         target = (kill + 1) * STEPS // (KILLS + 1)
@@ -89,7 +90,7 @@ def test_killed_and_run_again_equals_unbroken(tmp_path, pictures, unbroken, prec
         child.wait()
     assert killed == KILLS, f"only {killed} of {KILLS} kills hit a living run"
     done = subprocess.run(
-        command(pictures, run, precision, workers), env=environment(tmp_path / "cache"), capture_output=True, text=True,
+        command(pictures, run, precision, workers), env=environment(tmp_path_factory.getbasetemp() / "cache"), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from alexnet.data.augment import Augment
 from alexnet.data.loader import batches
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
 from alexnet.network.build import build
+from alexnet.network.kernels import Kernels
 from alexnet.training import loop, start
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
@@ -43,7 +44,16 @@ def quiet() -> Console:
 
 
 def asked(pictures: Path, run: Path, **options) -> Asked:
-    base = Asked(data=str(pictures), run=str(run), variant="tiny", batch_size=12, epochs=3, workers=2, precision="fp32")
+    base = Asked(
+        data=str(pictures),
+        run=str(run),
+        variant="tiny",
+        kernels="plain",
+        batch_size=12,
+        epochs=3,
+        workers=2,
+        precision="fp32",
+    )
     return replace(base, **options)
 
 
@@ -436,6 +446,36 @@ def test_a_finetuned_run_goes_on_without_its_base(pictures, tmp_path, monkeypatc
     assert result["last"]["step"] == 8 and result["stopped"] == "done"
     with pytest.raises(UsageError, match="no such run folder"):
         start.train(replace(tuned, run=str(tmp_path / "new")), quiet())
+
+
+def test_kernels_are_measured_once_and_kept_with_the_run(pictures, tmp_path, monkeypatch):
+    calls, slow = [], Kernels(lrn="numba", conv1="blocks", towers="apart")
+
+    def measuring(variant, **given):
+        calls.append(given)
+        return slow, {"lrn": {"torch": 2.0, "numba": 1.0}}
+
+    monkeypatch.setattr(start, "fastest", measuring)
+    console = quiet()
+    first = start.train(asked(pictures, tmp_path / "a", epochs=1, kernels="auto"), console)
+    assert "lrn numba (torch 2000.0 ms, numba 1000.0 ms)" in console.file.getvalue()
+    start.train(asked(pictures, tmp_path / "b", epochs=1, kernels="auto"), quiet())
+    assert len(calls) == 1 and calls[0]["batch"] == 12, "the cache answers for the same machine, variant and batch"
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    for run in ("a", "b"):
+        assert json.loads((tmp_path / run / "environment.json").read_text())["kernels"] == slow.to_json()
+    start.train(asked(pictures, tmp_path / "plain", epochs=1), quiet())
+    assert digest(tmp_path / "plain") != digest(tmp_path / "a"), "sums are added in another order"
+    # a run goes on with its own, whatever a measurement would say now
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(start, "fastest", None)
+    more = start.train(asked(pictures, tmp_path / "a", epochs=2, kernels="auto"), quiet())
+    assert more["last"]["step"] == 2 * first["last"]["step"]
+    with pytest.raises(UsageError, match=r"other kernels:\n  lrn: numba there, torch asked"):
+        start.train(asked(pictures, tmp_path / "a", epochs=2), quiet())
+    monkeypatch.setattr("alexnet.network.kernels.has_numba", lambda: False)
+    with pytest.raises(UsageError, match="numba is not installed"):
+        start.train(asked(pictures, tmp_path / "a", epochs=2, kernels="auto"), quiet())
 
 
 def test_the_commit_is_the_programs_own(tmp_path, monkeypatch):

@@ -1,0 +1,264 @@
+"""Local response normalization compiled for the processor by numba; `lrn.py` says what is computed.
+
+A kernel reads each value once and writes each result once: squares, windowed sums and powers of a run of values stay in
+buffers that the first-level cache holds, in loops that the compiler turns into vector instructions. Windows, powers and
+the width of values are constants of a kernel, so there is one for each of those; it is compiled at first use and kept
+on disk. Threads are a pool of our own: numba's can abort the process where two of its callers meet.
+
+Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+Kernel = Callable[..., None]
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+inlined = njit(inline="always", error_model="numpy")
+
+
+@inlined
+def _widen(narrow: Any, wide: Any) -> None:
+    """bfloat16 as uint16 -> float32 as uint32."""
+    for c in range(len(narrow)):
+        wide[c] = np.uint32(narrow[c]) << np.uint32(16)
+
+
+@inlined
+def _narrow(wide: Any, narrow: Any) -> None:
+    """float32 as uint32 -> bfloat16 as uint16, to the nearest, ties to even; NaN stays NaN."""
+    for c in range(len(narrow)):
+        bits = wide[c]
+        nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        narrow[c] = np.uint16(0x7FC0) if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint16(nearest)
+
+
+@cache
+def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
+    """(forward, backward) on values (pixels, channels), the window over channels."""
+    half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
+    one, two, power = np.float32(1), np.float32(2), np.float32(beta)
+
+    @compiled
+    def forward(x: Any, y: Any, towers: int, k: Any, a: Any) -> None:
+        pixels, channels = x.shape
+        run = channels // towers
+        squares = np.zeros(run + 2 * half, np.float32)
+        bits = np.empty(run, np.uint32)
+        values = bits.view(np.float32)
+        for p in range(pixels):
+            for t in range(towers):
+                given, out = x[p, t * run : (t + 1) * run], y[p, t * run : (t + 1) * run]
+                if bf16:
+                    _widen(given, bits)
+                else:
+                    values[:] = given
+                for c in range(run):
+                    squares[half + c] = values[c] * values[c]
+                for c in range(run):
+                    s = squares[c]
+                    for j in range(1, size):
+                        s += squares[c + j]
+                    v = k + a * s
+                    if quarters:
+                        r = one / np.sqrt(v)
+                        values[c] *= r * np.sqrt(r) if quarters == 3 else r
+                    else:
+                        values[c] *= v**-power
+                if bf16:
+                    _narrow(bits, out)
+                else:
+                    out[:] = values
+
+    @compiled
+    def backward(x: Any, g: Any, dx: Any, towers: int, k: Any, a: Any) -> None:
+        pixels, channels = x.shape
+        run = channels // towers
+        squares, terms = np.zeros(run + 2 * half, np.float32), np.zeros(run + 2 * half, np.float32)
+        bits, slope_bits = np.empty(run, np.uint32), np.empty(run, np.uint32)
+        values, slopes = bits.view(np.float32), slope_bits.view(np.float32)
+        m = two * a * power
+        for p in range(pixels):
+            for t in range(towers):
+                given, slope, out = (
+                    x[p, t * run : (t + 1) * run],
+                    g[p, t * run : (t + 1) * run],
+                    dx[p, t * run : (t + 1) * run],
+                )
+                if bf16:
+                    _widen(given, bits)
+                    _widen(slope, slope_bits)
+                else:
+                    values[:] = given
+                    slopes[:] = slope
+                for c in range(run):
+                    squares[half + c] = values[c] * values[c]
+                for c in range(run):
+                    s = squares[c]
+                    for j in range(1, size):
+                        s += squares[c + j]
+                    v = k + a * s
+                    if quarters:
+                        r = one / np.sqrt(v)
+                        slopes[c] *= r * np.sqrt(r) if quarters == 3 else r
+                        terms[half + c] = slopes[c] * values[c] * r * r
+                    else:
+                        slopes[c] *= v**-power
+                        terms[half + c] = slopes[c] * values[c] / v
+                for c in range(run):
+                    s = terms[c]
+                    for j in range(1, size):
+                        s += terms[c + j]
+                    slopes[c] -= m * values[c] * s
+                if bf16:
+                    _narrow(slope_bits, out)
+                else:
+                    out[:] = slopes
+
+    return forward, backward
+
+
+@cache
+def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
+    """(forward, backward) on values (images, H, W, channels), the window over the pixels of a map."""
+    half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
+    one, two, power = np.float32(1), np.float32(2), np.float32(beta)
+
+    @inlined
+    def along(values: Any, out: Any) -> None:
+        """(H, W, C) -> sums over `size` columns."""
+        for i in range(values.shape[0]):
+            for j in range(values.shape[1]):
+                out[i, j] = 0
+                for n in range(max(j - half, 0), min(j + half + 1, values.shape[1])):
+                    for c in range(values.shape[2]):
+                        out[i, j, c] += values[i, n, c]
+
+    @inlined
+    def down(values: Any, i: int, j: int, out: Any) -> None:
+        """Sums over `size` rows at one pixel: (H, W, C) -> (C,)."""
+        out[:] = 0
+        for n in range(max(i - half, 0), min(i + half + 1, values.shape[0])):
+            for c in range(values.shape[2]):
+                out[c] += values[n, j, c]
+
+    @compiled
+    def forward(x: Any, y: Any, k: Any, a: Any) -> None:
+        images, height, width, channels = x.shape
+        bits = np.empty((height, width, channels), np.uint32)
+        values = bits.view(np.float32)
+        squares, sums = np.empty_like(values), np.empty_like(values)
+        s = np.empty(channels, np.float32)
+        for n in range(images):
+            if bf16:
+                _widen(x[n].reshape(-1), bits.reshape(-1))
+            else:
+                values[:] = x[n]
+            squares[:] = values * values
+            along(squares, sums)
+            for i in range(height):
+                for j in range(width):
+                    down(sums, i, j, s)
+                    for c in range(channels):
+                        v = k + a * s[c]
+                        if quarters:
+                            r = one / np.sqrt(v)
+                            values[i, j, c] *= r * np.sqrt(r) if quarters == 3 else r
+                        else:
+                            values[i, j, c] *= v**-power
+            if bf16:
+                _narrow(bits.reshape(-1), y[n].reshape(-1))
+            else:
+                y[n] = values
+
+    @compiled
+    def backward(x: Any, g: Any, dx: Any, k: Any, a: Any) -> None:
+        images, height, width, channels = x.shape
+        bits = np.empty((height, width, channels), np.uint32)
+        slope_bits = np.empty((height, width, channels), np.uint32)
+        values, slopes = bits.view(np.float32), slope_bits.view(np.float32)
+        squares, sums = np.empty_like(values), np.empty_like(values)
+        s = np.empty(channels, np.float32)
+        m = two * a * power
+        for n in range(images):
+            if bf16:
+                _widen(x[n].reshape(-1), bits.reshape(-1))
+                _widen(g[n].reshape(-1), slope_bits.reshape(-1))
+            else:
+                values[:] = x[n]
+                slopes[:] = g[n]
+            squares[:] = values * values
+            along(squares, sums)
+            for i in range(height):
+                for j in range(width):
+                    down(sums, i, j, s)
+                    for c in range(channels):
+                        v = k + a * s[c]
+                        if quarters:
+                            r = one / np.sqrt(v)
+                            slopes[i, j, c] *= r * np.sqrt(r) if quarters == 3 else r
+                            squares[i, j, c] = slopes[i, j, c] * values[i, j, c] * r * r
+                        else:
+                            slopes[i, j, c] *= v**-power
+                            squares[i, j, c] = slopes[i, j, c] * values[i, j, c] / v
+            along(squares, sums)
+            for i in range(height):
+                for j in range(width):
+                    down(sums, i, j, s)
+                    for c in range(channels):
+                        slopes[i, j, c] -= m * values[i, j, c] * s[c]
+            if bf16:
+                _narrow(slope_bits.reshape(-1), dx[n].reshape(-1))
+            else:
+                dx[n] = slopes
+
+    return forward, backward
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
+
+
+def _shared(kernel: Kernel, arrays: list[np.ndarray], *rest: Any) -> None:
+    """The kernel on equal parts of the arrays' first axis, one a thread; no result depends on the parts."""
+    threads = min(torch.get_num_threads(), len(arrays[0]))
+    parts = list(zip(*(np.array_split(array, max(1, threads)) for array in arrays), strict=True))
+    waiting = [_pool(threads).submit(kernel, *part, *rest) for part in parts[1:]]
+    kernel(*parts[0], *rest)
+    for one in waiting:
+        one.result()
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def fits(x: Tensor) -> bool:
+    """Whether these kernels take such values."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+
+
+def forward(x: Tensor, y: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:
+    """Values (B, H, W, C), contiguous -> y, the same; `towers` 0: the window is over pixels of a map."""
+    _call(0, [x, y], size=size, k=k, a=a, beta=beta, towers=towers)
+
+
+def backward(x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:
+    """Values and slopes (B, H, W, C), contiguous -> dx, the same."""
+    _call(1, [x, g, dx], size=size, k=k, a=a, beta=beta, towers=towers)
+
+
+def _call(which: int, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int) -> None:
+    bf16 = tensors[0].dtype == torch.bfloat16
+    if towers:
+        arrays = [_array(t).reshape(-1, t.shape[-1]) for t in tensors]
+        _shared(_across(size, beta, bf16)[which], arrays, towers, np.float32(k), np.float32(a))
+    else:
+        _shared(_within(size, beta, bf16)[which], [_array(t) for t in tensors], np.float32(k), np.float32(a))

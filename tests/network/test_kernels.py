@@ -1,0 +1,77 @@
+"""Every way of computing a network against the plain one, forward and gradient, all variants."""
+
+import json
+
+import pytest
+import torch
+
+from alexnet.errors import UsageError
+from alexnet.network.build import Draw, build
+from alexnet.network.kernels import CHOICES, PLAIN, Kernels, fastest
+from alexnet.network.variants import VARIANTS, variant
+
+OTHERS = [
+    Kernels(lrn="numba", conv1="direct", towers="grouped"),
+    Kernels(lrn="torch", conv1="blocks", towers="grouped"),
+    Kernels(lrn="torch", conv1="direct", towers="apart"),
+    Kernels(lrn="numba", conv1="blocks", towers="apart"),
+]
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30))
+
+
+def answers(model, kernels: Kernels, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits in training, and every gradient of a loss of them."""
+    model.kernels = kernels
+    model.zero_grad(set_to_none=True)
+    logits = model(images, Draw(seed=3, step=5, total=len(images), offset=0))
+    logits.square().sum().backward()
+    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_every_choice_equals_the_plain_one(name):
+    """Logits within 1e-5 in float32, where sums are added in another order; gradients within 1e-9 in float64.
+
+    In float32 a gradient may jump: a rounding turns which of two near equal values is the largest of a pool, or the
+    sign of a ReLU's. numba's kernel has no float64: its gradients are tested by themselves (test_lrn.py).
+    """
+    model = build(name, classes=5, seed=1).to(memory_format=torch.channels_last).train()
+    side = model.variant.side
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2)) * 50
+    images = images.to(memory_format=torch.channels_last)
+    logits, _ = answers(model, PLAIN, images)
+    near = 1e-3 if name == "bn" else 1e-5  # the variance of two images' values may be next to nothing
+    for kernels in OTHERS:
+        assert far(answers(model, kernels, images)[0], logits) < near, kernels
+    model, images = model.double(), images.double()
+    logits, gradients = answers(model, PLAIN, images)
+    for kernels in OTHERS[1:3]:
+        ours, theirs = answers(model, kernels, images)
+        assert far(ours, logits) < 1e-9, kernels
+        largest = max(float(gradient.abs().max()) for gradient in gradients.values())  # a bias before bn has none
+        for parameter, gradient in gradients.items():
+            assert float((theirs[parameter] - gradient).abs().max()) < 1e-9 * largest, (kernels, parameter)
+
+
+def test_a_measurement_names_what_it_measured():
+    made, measured = fastest(variant("paper"), batch=1, precision="fp32", device=torch.device("cpu"))
+    assert measured.keys() == CHOICES.keys()
+    for choice, seconds in measured.items():
+        assert set(seconds) == set(CHOICES[choice]) and min(seconds.values()) > 0
+        assert getattr(made, choice) == min(seconds, key=seconds.__getitem__)
+    made, measured = fastest(variant("torchvision"), batch=1, precision="fp32", device=torch.device("cpu"))
+    assert set(measured) == {"conv1"} and (made.lrn, made.towers) == (PLAIN.lrn, PLAIN.towers)
+
+
+def test_kernels_are_read_with_care(monkeypatch):
+    for kernels in (PLAIN, *OTHERS):
+        assert Kernels.of(json.loads(json.dumps(kernels.to_json())), "x") == kernels
+    for wrong in (None, [], {}, {"lrn": "torch"}, {**PLAIN.to_json(), "more": "x"}, {**PLAIN.to_json(), "lrn": "fast"}):
+        with pytest.raises(UsageError, match="kernels"):
+            Kernels.of(wrong, "environment.json")
+    monkeypatch.setattr("alexnet.network.kernels.has_numba", lambda: False)
+    with pytest.raises(UsageError, match="numba is not installed"):
+        Kernels.of(OTHERS[0].to_json(), "environment.json")
