@@ -186,8 +186,7 @@ def test_the_core_is_imported_without_the_command_line_and_the_decoder():
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
 
 
-VERBS = {"train.py": "train", "eval.py": "evaluate", "predict.py": "predict", "info.py": "info", "data.py": "stats",
-         "bench.py": "bench"}  # fmt: skip
+VERBS = {"train.py": "train", "eval.py": "evaluate", "predict.py": "predict", "info.py": "info", "data.py": "stats"}
 
 
 @pytest.mark.parametrize(("file", "verb"), VERBS.items())
