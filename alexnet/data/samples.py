@@ -58,7 +58,6 @@ class Samples:
     `file`: int32, which of `files` holds the bytes at `offset` (int64) for `size` (int64) bytes; -1: the image is the
     file `root / name` itself, `size` bytes long, or of unknown size (-1). `label`: int64, an index into `classes`, or
     -1 for none. `raw`: 0 where the bytes are an encoded picture, S where they are S*S*3 pixels, uint8, row by row, RGB.
-    `stored`: S where the pictures are stored forms of S pixels already (a pack's), 0 where they are as they were taken.
     `ignored`: what the source held and the table does not, a count for each reason.
     """
 
@@ -70,7 +69,6 @@ class Samples:
     label: np.ndarray
     classes: Classes
     raw: int
-    stored: int
     # Names are NUL-terminated in one blob, row r's beginning at name_at[r]; a container's name is not repeated in it.
     names: bytes
     name_at: np.ndarray
@@ -90,7 +88,6 @@ class Samples:
         file: Sequence[int] | np.ndarray | None = None,
         offset: Sequence[int] | np.ndarray | None = None,
         raw: int = 0,
-        stored: int = 0,
         ignored: Mapping[str, int] | None = None,
     ) -> Self:
         """The table of these columns; without `file` and `offset` each image is a file of its own under `root`.
@@ -119,7 +116,6 @@ class Samples:
             files=paths,
             classes=classes,
             raw=raw,
-            stored=stored,
             names=blob,
             containers=_Containers(paths),
             ignored=dict(ignored or {}),

@@ -17,7 +17,6 @@ from .classes import Classes
 from .digits import digits_samples
 from .folders import entries, folder_samples, images_below, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
-from .pack import is_pack, pack_sets
 from .samples import UNLABELLED, Samples, shown
 from .tars import image_members, in_order, is_tar, tar_sets
 
@@ -162,8 +161,6 @@ def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
 
 
 def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
-    if is_pack(folder):
-        return pack_sets(folder)
     if is_ilsvrc(folder):
         return ilsvrc_sets(folder)
     if is_flat_val(folder):

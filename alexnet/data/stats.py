@@ -47,26 +47,17 @@ class Stats:
     bad: tuple[tuple[int, str], ...]
 
 
-class Sums:
-    """Over some stored forms: integers, so that the order of adding them up changes nothing."""
+class _Sums:
+    """Over some images: integers, so that the order of adding them up changes nothing."""
 
-    def __init__(self) -> None:
-        self.pixels: NDArray[np.int64] | int = 0
+    def __init__(self, side: int) -> None:
+        self.pixels = np.zeros((side, side, 3), np.int64)
         self.products = np.zeros((3, 3), np.int64)
         self.sizes: list[tuple[int, int]] = []
         self.bad: list[tuple[int, str]] = []
 
-    def take(self, image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> None:
-        """One more: uint8 (S, S, 3), which was (height, width) before it was resized, or was not resized."""
-        self.sizes.append(size or (image.shape[0], image.shape[1]))
-        self.pixels = self.pixels + image.astype(np.int64)  # (S, S, 3)
-        colours = image.reshape(-1, 3).astype(np.float64)  # (S*S, 3)
-        # Integers far below 2^53, so that BLAS adds them up exactly, in whatever order.
-        self.products += (colours.T @ colours).astype(np.int64)
-
-    def add(self, other: "Sums") -> None:
-        """All that another has."""
-        self.pixels = self.pixels + other.pixels
+    def add(self, other: "_Sums") -> None:
+        self.pixels += other.pixels
         self.products += other.products
         self.sizes += other.sizes
         self.bad += other.bad
@@ -101,8 +92,8 @@ def measure(
 
 def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images: BadImages) -> Stats:
     side = samples.raw or preprocess.stored
-    total = Sums()
-    waiting: deque[Future[Sums]] = deque()
+    total = _Sums(side)
+    waiting: deque[Future[_Sums]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="stats")
     try:
         for start in range(0, len(samples), ROWS_AT_A_TIME):
@@ -116,20 +107,16 @@ def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images:
             total.add(sums.result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    if not total.sizes:
+    count = len(total.sizes)
+    if count == 0:
         reason = f"; the first: {total.bad[0][1]}" if total.bad else ""
         raise DataError(f"{samples.root}: none of {len(samples)} images can be measured{reason}")
-    return _stats(total)
-
-
-def _stats(total: Sums) -> Stats:
-    pixels, count = np.asarray(total.pixels), len(total.sizes)
-    colours = pixels.sum((0, 1))  # (3,)
-    n = count * pixels.shape[0] * pixels.shape[1]
+    colours = total.pixels.sum((0, 1))  # (3,)
+    n = count * side * side
     eigenvalues, eigenvectors = _axes(colours, total.products, n)
     return Stats(
         count=count,
-        mean=pixels / count,
+        mean=total.pixels / count,
         channel_mean=colours / n,
         eigenvalues=eigenvalues,
         eigenvectors=eigenvectors,
@@ -138,14 +125,8 @@ def _stats(total: Sums) -> Stats:
     )
 
 
-def keep(samples: Samples, preprocess: Preprocess, sums: Sums, *, cache: Path) -> None:
-    """Keeps what was summed over all `samples` where `measure` will look for it."""
-    cache.mkdir(parents=True, exist_ok=True)
-    files.write(cache / f"stats-{_key(samples, preprocess)}.npz", _as_bytes(_stats(sums)))
-
-
-def _add_up(samples: Samples, rows: range, preprocess: Preprocess, side: int, bad_images: BadImages) -> Sums:
-    sums = Sums()
+def _add_up(samples: Samples, rows: range, preprocess: Preprocess, side: int, bad_images: BadImages) -> _Sums:
+    sums = _Sums(side)
     for row in rows:
         try:
             data, name = samples.read(row), _path(samples, row)
@@ -155,10 +136,13 @@ def _add_up(samples: Samples, rows: range, preprocess: Preprocess, side: int, ba
                 raise
             sums.bad.append((row, reason.reason))
             continue
-        size = (image.shape[0], image.shape[1])
+        sums.sizes.append((image.shape[0], image.shape[1]))
         if not samples.raw:
             image = stored_form(image, stored=side, resize=preprocess.resize, filter=preprocess.filter)
-        sums.take(image, size)
+        sums.pixels += image  # (S, S, 3)
+        colours = image.reshape(-1, 3).astype(np.float64)  # (S*S, 3)
+        # Integers far below 2^53, so that BLAS adds them up exactly, in whatever order.
+        sums.products += (colours.T @ colours).astype(np.int64)
     return sums
 
 
