@@ -15,7 +15,6 @@ Sums are float32, or float64 for a float64 input.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -64,8 +63,12 @@ def chosen(kernel: str, x: Tensor) -> str:
 
 @cache
 def has_numba() -> bool:
-    """Whether the compiled kernels' library is installed."""
-    return find_spec("numba") is not None
+    """Whether the compiled kernels' library is installed and goes with this numpy."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 WITHIN = 0  # towers of the form whose window lies within a map

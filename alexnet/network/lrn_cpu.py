@@ -8,6 +8,7 @@ on disk. Threads are a pool of our own: numba's can abort the process where two 
 Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -124,29 +125,32 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     return forward, backward
 
 
+# Functions of the module, not of the factory below: numba knows a kernel on disk by what it closes over.
+@inlined
+def _along(values: Any, out: Any, half: int) -> None:
+    """(H, W, C) -> sums over the columns at most `half` away."""
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            out[i, j] = 0
+            for n in range(max(j - half, 0), min(j + half + 1, values.shape[1])):
+                for c in range(values.shape[2]):
+                    out[i, j, c] += values[i, n, c]
+
+
+@inlined
+def _down(values: Any, i: int, j: int, out: Any, half: int) -> None:
+    """Sums over the rows at most `half` away at one pixel: (H, W, C) -> (C,)."""
+    out[:] = 0
+    for n in range(max(i - half, 0), min(i + half + 1, values.shape[0])):
+        for c in range(values.shape[2]):
+            out[c] += values[n, j, c]
+
+
 @cache
 def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     """(forward, backward) on values (images, H, W, channels), the window over the pixels of a map."""
     half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
     one, two, power = np.float32(1), np.float32(2), np.float32(beta)
-
-    @inlined
-    def along(values: Any, out: Any) -> None:
-        """(H, W, C) -> sums over `size` columns."""
-        for i in range(values.shape[0]):
-            for j in range(values.shape[1]):
-                out[i, j] = 0
-                for n in range(max(j - half, 0), min(j + half + 1, values.shape[1])):
-                    for c in range(values.shape[2]):
-                        out[i, j, c] += values[i, n, c]
-
-    @inlined
-    def down(values: Any, i: int, j: int, out: Any) -> None:
-        """Sums over `size` rows at one pixel: (H, W, C) -> (C,)."""
-        out[:] = 0
-        for n in range(max(i - half, 0), min(i + half + 1, values.shape[0])):
-            for c in range(values.shape[2]):
-                out[c] += values[n, j, c]
 
     @compiled
     def forward(x: Any, y: Any, k: Any, a: Any) -> None:
@@ -161,10 +165,10 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
             else:
                 values[:] = x[n]
             squares[:] = values * values
-            along(squares, sums)
+            _along(squares, sums, half)
             for i in range(height):
                 for j in range(width):
-                    down(sums, i, j, s)
+                    _down(sums, i, j, s, half)
                     for c in range(channels):
                         v = k + a * s[c]
                         if quarters:
@@ -194,10 +198,10 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                 values[:] = x[n]
                 slopes[:] = g[n]
             squares[:] = values * values
-            along(squares, sums)
+            _along(squares, sums, half)
             for i in range(height):
                 for j in range(width):
-                    down(sums, i, j, s)
+                    _down(sums, i, j, s, half)
                     for c in range(channels):
                         v = k + a * s[c]
                         if quarters:
@@ -207,10 +211,10 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         else:
                             slopes[i, j, c] *= v**-power
                             squares[i, j, c] = slopes[i, j, c] * values[i, j, c] / v
-            along(squares, sums)
+            _along(squares, sums, half)
             for i in range(height):
                 for j in range(width):
-                    down(sums, i, j, s)
+                    _down(sums, i, j, s, half)
                     for c in range(channels):
                         slopes[i, j, c] -= m * values[i, j, c] * s[c]
             if bf16:
@@ -226,6 +230,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
 
 
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+
+
 def _shared(kernel: Kernel, arrays: list[np.ndarray], *rest: Any) -> None:
     """The kernel on equal parts of the arrays' first axis, one a thread; no result depends on the parts."""
     threads = min(torch.get_num_threads(), len(arrays[0]))
@@ -238,11 +245,6 @@ def _shared(kernel: Kernel, arrays: list[np.ndarray], *rest: Any) -> None:
 
 def _array(x: Tensor) -> np.ndarray:
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
-
-
-def fits(x: Tensor) -> bool:
-    """Whether these kernels take such values."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def forward(x: Tensor, y: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:

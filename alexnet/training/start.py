@@ -163,6 +163,7 @@ def environment(device: torch.device, threads: int, kernels: Kernels) -> dict[st
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "workers": threads,
+        "numba": version("numba") if has_numba() else None,
         "kernels": kernels.to_json(),
         "command": sys.argv,
     }
@@ -326,6 +327,10 @@ def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job:
         )
     torch.set_num_threads(run.threads())
     job.model.kernels = Kernels.of(run.json("environment.json").get("kernels"), str(run.folder / "environment.json"))
+    if job.model.kernels.lrn == "numba" and job.device.type != "cpu":
+        raise UsageError(
+            f"{run.folder}: begun with kernel numba, which the {job.device.type} has not; use --device cpu"
+        )
     if kernels == "plain" and job.model.kernels != PLAIN:
         pairs = zip(job.model.kernels.to_json().items(), PLAIN.to_json().values(), strict=True)
         differences = [f"  {name}: {there} there, {plain} asked (--kernels plain)"
@@ -364,11 +369,18 @@ def kernels_for(model: Variant, *, batch: int, precision: str, device: torch.dev
     name = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / f"kernels-{name}.json"
     if path.exists():
-        return Kernels.of(files.read_json(path).get("kernels"), str(path))
+        try:
+            kept = files.read_json(path)
+            return Kernels.of(kept.get("kernels") if isinstance(kept, dict) else None, str(path))
+        except (DataError, UsageError):  # damaged: measured again
+            path.unlink()
     begin = time.monotonic()
     kernels, measured = fastest(model, batch=batch, precision=precision, device=device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"kernels": kernels.to_json(), "seconds": measured, "machine": machine})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, {"kernels": kernels.to_json(), "seconds": measured, "machine": machine})
+    except OSError as reason:
+        raise UsageError(f"{path}: cannot be kept ({reason.strerror}); set ALEXNET_CACHE") from None
     said = "; ".join(
         f"{choice} {getattr(kernels, choice)} ("
         + ", ".join(f"{one} {1000 * seconds:.1f} ms" for one, seconds in times.items())

@@ -549,6 +549,21 @@ def test_he_values_replace_the_variants():
     assert float(net.get_parameter("conv2.bias").detach().abs().max()) == 0.0
 
 
+def test_a_damaged_measurement_of_kernels_is_made_again(tmp_path):
+    def measured():
+        return start.kernels_for(
+            start.variant("tiny"), batch=2, precision="fp32", device=torch.device("cpu"), console=quiet()
+        )
+
+    made = measured()
+    (path,) = (tmp_path / "cache").glob("kernels-*.json")
+    for damage in (b"", b"[]", b'{"kernels": {"lrn": "x"}}'):
+        path.write_bytes(damage)
+        assert (
+            type(measured()) is type(made) and json.loads(path.read_text())["kernels"].keys() == made.to_json().keys()
+        )
+
+
 def test_stop_flag_is_reset():
     with stop.watch():
         assert not stop.requested()
