@@ -256,9 +256,9 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         mean = given.mean if given and given.data else None  # an untrained variant's is measured
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
-    if data.train.raw not in (0, preprocess.stored) or (data.train.stored and chosen.crop == "original"):
+    if data.train.raw not in (0, preprocess.stored) or (data.train.raw and chosen.crop == "original"):
         raise DataError(
-            f"{asked.data}: holds stored forms of {data.train.stored} px; recipe {chosen.name} cannot use them"
+            f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them"
         )
 
     values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
