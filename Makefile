@@ -2,9 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PICTURES := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))/../shared/data)
-export ALEXNET_FLOWERS ?= $(wildcard $(PICTURES)/flowers)
-export ALEXNET_PHOTOS ?= $(wildcard $(PICTURES)/photos)
 
 .PHONY: demo test test-slow check fix clean
 
@@ -47,4 +44,4 @@ fix: $(VENV)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache

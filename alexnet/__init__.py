@@ -53,7 +53,7 @@ def train(data: str | Path, *, quiet: bool = False, **options: Any) -> dict[str,
 
 
 def evaluate(run: str | Path, data: str | Path | None = None, *, views: int = 1) -> dict[str, Any]:
-    """The score of a run, on what it held out or on `data`: the document of `eval --json`."""
+    """The score of a run, on what it held out or on `data`: the document of `eval --json`, on the processor in fp32."""
     from .evaluation import judge
 
     return judge.judge([str(run)], str(data) if data is not None else None, views=views).to_json()

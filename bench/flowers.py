@@ -1,7 +1,8 @@
 """`alexnet train DATA --recipe fast --max-time 20m` beside torchvision's AlexNet in the same time.
 
 Each run is a process of its own, one after another, on all cores; a run that stands in OUT already is not run again.
-Both sides are judged by their last state, never by their best, with 1 and 10 views; `DATA/val` decides nothing.
+Both sides are judged by their last state, never by their best, with 1 and 10 views; `DATA/val` decides
+nothing but the peer's rate, in its favour.
 
     python bench/flowers.py DATA --out flowers-bench --minutes 20 --seeds 0 1 --lr 0.01 0.02
 """

@@ -1,9 +1,12 @@
 """Every AlexNet, one row per layer, each number beside its source.
 
-Marks: [K12] the paper, [CODE12] the 2012 program that made its results (net 145), [CAFFE] BVLC's model zoo,
-[TV] torchvision, [ARTICLE] the TensorFlow 1 article, [OWT] cuda-convnet2's one-tower net of "One weird trick",
-[CVGJ] Simon, Rodner and Denzler 2016. After SILENT stands what the source does not say, after DEVIATES where we differ
-on purpose; the mark behind the word, if any, says whom we follow instead.
+Marks: [K12] the paper, Krizhevsky, Sutskever and Hinton at NIPS 2012; [CODE12] the program that made its results, its
+net 145 (github.com/computerhistory/AlexNet-Source-Code at 2f8b81f); [CAFFE] BVLC's model zoo (github.com/BVLC/caffe
+at 9b89154); [TV] torchvision (github.com/pytorch/vision at 29032aa, models/alexnet.py); [ARTICLE] the TensorFlow 1
+article, described in docs/article.md; [OWT] the one-tower net of "One weird trick"
+(github.com/akrizhevsky/cuda-convnet2 at 3238bf0); [CVGJ] Simon, Rodner and Denzler 2016
+(github.com/cvjena/cnn-models, AlexNet_cvgj). After SILENT stands what the source does not say, after DEVIATES where
+we differ on purpose; the mark behind the word, if any, says whom we follow instead.
 
 Shapes are (C, H, W). Nothing here imports torch: a table is read without it.
 """

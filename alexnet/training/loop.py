@@ -379,7 +379,10 @@ def resume(job: Job) -> bool:
     fit(job.model, kept.model, str(folder))
     job.state = State(**{name: kept.state[name] for name in expected})
     if job.state.best:
-        job.run.point("best", checkpoint.name(job.state.best["step"]))
+        best = checkpoint.name(job.state.best["step"])
+        if not (job.run.checkpoints / best).exists():  # an older state than the newest was put in its place by hand
+            job.state.best, best = job.state.last, folder.name
+        job.run.point("best", best)
     # before the momentum is put back: it belongs to this rate already
     set_rate(job.rule, job.state.lr, velocity_holds_rate=False)
     checkpoint.load_optimizer(job.rule, kept.optimizer)

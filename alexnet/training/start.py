@@ -477,7 +477,7 @@ def measured_steps(job: Job, seconds: float, console: Console) -> int:
 
 
 def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, Any]:
-    """A few steps and two validation batches; what a whole run would take. Nothing is left on disk."""
+    """A few steps and two validation batches; what a whole run would take. No run folder is made."""
     pace = measured_pace(job)
     if max_time is not None:
         job.steps = pace.steps(max_time * (1 - KEPT_BACK), job)
@@ -558,7 +558,8 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     if begun and not finished:
         files.write_json(run.folder / "recipe.json", record["recipe"])
     if finished:
-        console.print(f"{run.folder}: finished at step {job.steps}; more --epochs or --max-steps would extend it")
+        more = "" if asked.max_time else "; more --epochs or --max-steps would extend it"
+        console.print(f"{run.folder}: finished at step {job.steps}{more}")
     elif resumed:
         length = "" if job.steps == before else f" ({before} until now)"
         console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}{length}")

@@ -1,4 +1,4 @@
-"""A run folder: the whole truth of a run. Opened, created and checked here; design: one folder, no pickle."""
+"""A run folder: the whole truth of a run. Opened, created and checked here; it holds no pickle."""
 
 import os
 import sys

@@ -180,6 +180,21 @@ def test_what_a_killed_save_left_is_not_taken_for_this_runs(pictures, tmp_path, 
     assert (run / "metrics.jsonl").read_bytes()[: now["metrics_bytes"]].endswith(b"}\n")
 
 
+def test_gone_back_by_hand_to_a_state_whose_best_is_gone(pictures, tmp_path, monkeypatch):
+    ordinary, run = loop.score, tmp_path / "run"
+    right = iter([9, 8, 11, 10])  # of those held out
+    monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), correct1=next(right)))
+    start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
+    shutil.rmtree(run / "checkpoints" / "step-00000012")  # as docs/run-folder.md says of a damaged one
+    for name in ("last", "best"):
+        (run / name).write_text("step-00000008\n")
+    result = start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
+    count = next(line["count"] for line in lines(run) if line["split"] == "val")
+    assert (result["best"]["step"], result["best"]["top1"]) == (12, 10 / count)  # better than the 8 gone back to
+    assert (run / "checkpoints" / (run / "best").read_text().strip()).is_dir()
+
+
 def test_parts_of_a_batch_are_the_batch(pictures, tmp_path):
     for name, parts in (("one", 1), ("three", 3)):
         start.train(asked(pictures, tmp_path / name, epochs=1, accumulate=parts), quiet())
