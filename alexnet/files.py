@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -34,12 +34,16 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def write(path: Path, content: bytes | str) -> None:
-    """Put `content` at `path`, whole: a reader, or a crash, finds the old bytes or the new ones."""
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes become `path` when the block ends well, and vanish when it does not.
+
+    A reader, or a crash, finds the old bytes or the new ones.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -47,6 +51,45 @@ def write(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Put `content` at `path`, whole."""
+    with writing(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def growing(path: Path, length: int) -> Iterator[BinaryIO]:
+    """A stream at the end of the first `length` bytes of what will be `path`; what stood behind them is cut off.
+
+    What is written is durable when the block ends. Until `finish` the bytes stand under another name.
+    """
+    part = _part(path)
+    with part.open("r+b" if length else "w+b") as stream:
+        stream.truncate(length)
+        stream.seek(length)
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(path.parent)
+
+
+def grown(path: Path) -> int:
+    """How many bytes there are of a file that grows or has grown."""
+    found = [one for one in (_part(path), path) if one.is_file()]
+    return found[0].stat().st_size if found else 0
+
+
+def finish(path: Path) -> None:
+    """Give a file that has grown its name; one that has it already, or never grew, is left alone."""
+    if _part(path).exists():
+        _part(path).replace(path)
+        sync_folder(path.parent)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -67,7 +110,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None
-    except (ValueError, OSError) as reason:
+    except (ValueError, OSError, RecursionError) as reason:
         raise DataError(f"{path}: cannot be read as JSON ({reason})") from None
 
 
@@ -106,5 +149,5 @@ def lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"{path.parent}: another process is using this run (it holds {path.name})") from None
+            raise UsageError(f"{path.parent}: in use by another process (it holds {path.name})") from None
         yield

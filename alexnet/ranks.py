@@ -1,6 +1,7 @@
 """What a process computes on: its device, the precision that the device multiplies in, its memory."""
 
 import ctypes
+import os
 import platform
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def precision_of(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

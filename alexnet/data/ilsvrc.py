@@ -5,26 +5,20 @@ the wnids in ASCII order, as everybody's weights do; the devkit's ILSVRC2012_ID,
 given, is another order.
 """
 
-import hashlib
-import os
 import re
 import struct
 import tarfile
-import zipfile
 import zlib
 from collections import Counter
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .. import files
 from ..errors import DataError
-from .cache import cache_folder
 from .classes import WNID, Classes
 from .folders import entries, folder_samples, images_below
+from .index import indexed
 from .samples import Samples, shown
 from .tars import Member, image_members, members
 
@@ -35,9 +29,6 @@ META = f"{DEVKIT}/data/meta.mat"
 ANSWERS = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 MOST_DEVKIT_BYTES = 64 << 20
-# A tar of this many bytes and more takes so long to go through that its index is kept.
-WORTH_KEEPING = 1 << 30
-INDEX_VERSION = 1
 # What scipy's reader raises, beside its own error, when a damaged file leads it astray.
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OSError, EOFError, ArithmeticError, NotImplementedError,
            zlib.error, struct.error)  # fmt: skip
@@ -80,35 +71,16 @@ def ilsvrc_sets(folder: Path) -> tuple[Samples, Samples]:
 def train_tar_samples(path: Path) -> Samples:
     """The training images of `ILSVRC2012_img_train.tar`; the classes are the wnids whose tars it holds.
 
-    What the headers say is kept in the cache, as long as the tar's path, size and time stay: 1.28 million of them lie
-    scattered over 138 GB. DataError: a member that is no class tar, a class tar without images, and as `members`.
+    Its 1.28 million headers lie scattered over 138 GB: `index.py` keeps what they say.
+
+    DataError: a member that is no class tar, a class tar without images, and as `members`.
     """
-    status = path.stat()
-    if status.st_size < WORTH_KEEPING:
-        table = _train_table(path)
-    else:
-        identity = f"{INDEX_VERSION} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
-        kept = cache_folder() / f"index-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}.npz"
-        found = _kept_table(kept)
-        table = found or _train_table(path)
-        if not found:
-            _keep_table(kept, table)
-    wnids = table["wnids"].tolist()
-    return Samples.build(
-        path.parent,
-        [os.fsdecode(name) for name in table["names"].tobytes().split(b"\0")],
-        label=table["label"],
-        classes=Classes.of(wnids),
-        size=table["size"],
-        files=[path],
-        file=np.zeros(len(table["label"]), np.int32),
-        offset=table["offset"],
-        ignored=dict(zip(table["reasons"].tolist(), table["ignored"].tolist(), strict=True)),
-    )
+    samples, _ = indexed("ILSVRC2012 train", [path], lambda: (_train_table(path), None), tar=True)
+    return samples
 
 
-def _train_table(path: Path) -> dict[str, np.ndarray]:
-    """The columns of the training images, sorted by class, then by name, and what else the tar says."""
+def _train_table(path: Path) -> Samples:
+    """The training images, sorted by class, then by name."""
     tars: dict[str, Member] = {}
     for member in members(path):
         wnid, _, suffix = member.name.partition(".")
@@ -132,32 +104,17 @@ def _train_table(path: Path) -> dict[str, np.ndarray]:
         sizes += [image.size for image in images]
         offsets += [image.offset for image in images]
         labels += [label] * len(images)
-    return {
-        "names": np.frombuffer(b"\0".join(os.fsencode(name) for name in names), np.uint8),
-        "wnids": np.array(wnids),
-        "label": np.array(labels, np.int64),
-        "size": np.array(sizes, np.int64),
-        "offset": np.array(offsets, np.int64),
-        "reasons": np.array(list(ignored), np.str_),
-        "ignored": np.array(list(ignored.values()), np.int64),
-    }
-
-
-def _kept_table(kept: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with kept.open("rb") as stream, np.load(stream, allow_pickle=False) as table:
-            return {name: table[name] for name in table.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # not there, or not whole: the headers are read again, and the file is written anew
-
-
-def _keep_table(kept: Path, table: dict[str, Any]) -> None:
-    content = BytesIO()
-    np.savez(content, **table)
-    # A cache that cannot be written costs time at the next opening, and nothing else.
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        files.write(kept, content.getvalue())
+    return Samples.build(
+        path.parent,
+        names,
+        label=labels,
+        classes=Classes.of(wnids),
+        size=sizes,
+        files=[path],
+        file=np.zeros(len(labels), np.int32),
+        offset=offsets,
+        ignored=ignored,
+    )
 
 
 def val_samples(where: Path) -> Samples:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from .preprocess import Preprocess
 from .samples import Samples, shown
 
 Image = NDArray[np.uint8]
-Prepare = Callable[[int, int, int], Image]
+Prepare = Callable[[bytes, int, int, int], Image]  # (content, row, n, epoch) -> an image of the batch
 BadImages = Literal["error", "skip"]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Places:
 class Batch:
     """images uint8 (B, S, S, 3), labels int64 (B,), the rows (B,) and positions (B,) they come from; what was bad.
 
-    `seconds_decode` is the time its threads took, added up.
+    `seconds_read` and `seconds_decode` are the time that its threads took, added up: for bytes, and for pixels.
     """
 
     images: torch.Tensor
@@ -46,25 +47,31 @@ class Batch:
     n: NDArray[np.int64]
     epoch: int
     bad: list[tuple[int, BadImage]]
+    seconds_read: float
     seconds_decode: float
 
 
-# the bad images of a part of a batch, by their place in it, and the seconds the part took
-Filled = tuple[list[tuple[int, BadImage]], float]
+# the bad images of a part of a batch, by their place in it, and the seconds it took to read and to decode
+Filled = tuple[list[tuple[int, BadImage]], float, float]
 
 
 def pixels(samples: Samples, row: int, preprocess: Preprocess) -> Image:
     """The picture of a row as the road stores it: uint8 (S, S, 3) RGB; BadImage where it cannot be had."""
-    data, name = samples.read(row), shown(str(samples.path(row)))
+    return _stored(samples, samples.read(row), row, preprocess)
+
+
+def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> Image:
+    name = shown(str(samples.path(row)))
     if samples.raw:
-        return raw_form(data, samples.raw, name)
+        return raw_form(data, preprocess.stored, name)
     image = decode(data, name, exif=preprocess.exif)
     return stored_form(image, stored=preprocess.stored, resize=preprocess.resize, filter=preprocess.filter)
 
 
 def stored(samples: Samples, preprocess: Preprocess) -> Prepare:
-    """Prepares the stored form: shorter side S, centre."""
-    return lambda row, n, epoch: pixels(samples, row, preprocess)
+    """Prepares the stored form; DataError: the samples are other stored forms already."""
+    samples.check_shaping(preprocess)
+    return lambda data, row, n, epoch: _stored(samples, data, row, preprocess)
 
 
 def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: float) -> Prepare:
@@ -73,13 +80,28 @@ def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: floa
     `scale` is the smallest share of the area that a crop takes.
     """
 
-    def prepare(row: int, n: int, epoch: int) -> Image:
-        image = decode(samples.read(row), shown(str(samples.path(row))), exif=preprocess.exif)
+    def prepare(data: bytes, row: int, n: int, epoch: int) -> Image:
+        image = decode(data, shown(str(samples.path(row))), exif=preprocess.exif)
         draw = uniform(seed, epoch, np.array([n]), count=40, purpose=1)[0]
         box = resized_box(image.shape[0], image.shape[1], draw, smallest=scale)
         return random_resized(image, box, side=preprocess.side, filter=preprocess.filter)
 
     return prepare
+
+
+def in_turn(make: Callable[[range], Made], ranges: Iterable[range], *, threads: int) -> Generator[Made, None, None]:
+    """Yields what `make` returns for each of `ranges`, in their order, made by threads a little ahead."""
+    waiting: deque[Future[Made]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for rows in ranges:
+            waiting.append(pool.submit(make, rows))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def batches(
@@ -102,28 +124,32 @@ def batches(
 
     def fill(place: Places, images: Image, part: slice) -> Filled:
         bad: list[tuple[int, BadImage]] = []
-        begin = time.monotonic()
+        reading, begin = 0.0, time.monotonic()
         for i in range(*part.indices(len(place.rows))):
+            row, asked = int(place.rows[i]), time.monotonic()
             try:
-                images[i] = prepare(int(place.rows[i]), int(place.n[i]), place.epoch)
+                data = samples.read(row)
+                reading += time.monotonic() - asked
+                images[i] = prepare(data, row, int(place.n[i]), place.epoch)
             except BadImage as reason:
                 if bad_images == "error":
                     raise
                 bad.append((i, reason))
-        return bad, time.monotonic() - begin
+        return bad, reading, time.monotonic() - begin - reading
 
     def empty(place: Places) -> torch.Tensor:
         return torch.empty((len(place.rows), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
 
     def finish(place: Places, images: torch.Tensor, parts: list[Filled]) -> Batch:
-        bad = [item for part, _ in parts for item in part]
+        bad = [item for part, _, _ in parts for item in part]
+        reading, decoding = sum(part[1] for part in parts), sum(part[2] for part in parts)
         good = np.ones(len(place.rows), bool)
         good[[i for i, _ in bad]] = False
         named = [(int(place.rows[i]), reason) for i, reason in bad]
         if named:
             images = images[torch.from_numpy(good)]
         labels = torch.from_numpy(samples.label[place.rows[good]].astype(np.int64))
-        return Batch(images, labels, place.rows[good], place.n[good], place.epoch, named, sum(s for _, s in parts))
+        return Batch(images, labels, place.rows[good], place.n[good], place.epoch, named, reading, decoding)
 
     if threads == 0:
         for place in places:

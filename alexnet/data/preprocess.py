@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -16,6 +16,18 @@ Colour = Literal["RGB", "BGR"]
 MeanCrop = Literal["centre", "aligned"]
 
 MEAN_FILE: Final = "mean.npy"
+
+
+class Shaping(NamedTuple):
+    """What makes the stored form of a picture, each as in `Preprocess`."""
+
+    stored: int
+    resize: Resize
+    filter: Filter
+    exif: bool
+
+    def __str__(self) -> str:
+        return f"{self.stored} px, resize {self.resize}, filter {self.filter}, exif {str(self.exif).lower()}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,11 @@ class Preprocess:
     mean: tuple[float, float, float] | Literal["mean.npy"]
     mean_crop: MeanCrop
     std: tuple[float, float, float]
+
+    @property
+    def shaping(self) -> Shaping:
+        """The part that decides what the stored form of a picture is."""
+        return Shaping(self.stored, self.resize, self.filter, self.exif)
 
     def __post_init__(self) -> None:
         for name in ("side", "stored"):

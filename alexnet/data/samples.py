@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import BadImage, DataError
 from .classes import Classes
+from .preprocess import Preprocess, Shaping
 
 UNLABELLED = -1
 OWN_FILE = -1
@@ -57,7 +58,9 @@ class Samples:
 
     `file`: int32, which of `files` holds the bytes at `offset` (int64) for `size` (int64) bytes; -1: the image is the
     file `root / name` itself, `size` bytes long, or of unknown size (-1). `label`: int64, an index into `classes`, or
-    -1 for none. `raw`: 0 where the bytes are an encoded picture, S where they are S*S*3 pixels, uint8, row by row, RGB.
+    -1 for none. `raw`: whether the bytes are S*S*3 pixels, uint8, row by row, RGB, and no encoded picture.
+    `shaping`: what made the pictures the stored forms that they are (a pack's), None where they are as they were taken.
+    `content`: tells apart what the same columns may describe (a raw pack's pixels), empty where sizes and names do.
     `ignored`: what the source held and the table does not, a count for each reason.
     """
 
@@ -68,7 +71,9 @@ class Samples:
     size: np.ndarray
     label: np.ndarray
     classes: Classes
-    raw: int
+    raw: bool
+    shaping: Shaping | None
+    content: str
     # Names are NUL-terminated in one blob, row r's beginning at name_at[r]; a container's name is not repeated in it.
     names: bytes
     name_at: np.ndarray
@@ -87,7 +92,9 @@ class Samples:
         files: Sequence[Path] = (),
         file: Sequence[int] | np.ndarray | None = None,
         offset: Sequence[int] | np.ndarray | None = None,
-        raw: int = 0,
+        raw: bool = False,
+        shaping: Shaping | None = None,
+        content: str = "",
         ignored: Mapping[str, int] | None = None,
     ) -> Self:
         """The table of these columns; without `file` and `offset` each image is a file of its own under `root`.
@@ -108,17 +115,37 @@ class Samples:
             "label": np.asarray(label, np.int64),
             "name_at": np.cumsum(lengths) - lengths,
         }
-        assert all(column.shape == (count,) for column in columns.values()), "columns of different lengths"
-        assert count == 0 or (columns["file"].max() < len(files) and columns["label"].max() < len(classes))
+        made = cls.of_columns(root, files, columns, names=blob, classes=classes, ignored=ignored or {})
+        return dataclasses.replace(made, raw=raw, shaping=shaping, content=content)
+
+    @classmethod
+    def of_columns(
+        cls,
+        root: Path,
+        files: Sequence[Path],
+        columns: Mapping[str, np.ndarray],
+        *,
+        names: bytes,
+        classes: Classes,
+        ignored: Mapping[str, int],
+    ) -> Self:
+        """The table of encoded pictures with these columns and this blob of names. ValueError: they do not fit."""
+        count = len(columns["file"])
+        if any(column.shape != (count,) for column in columns.values()):
+            raise ValueError("columns of different lengths")
+        if count and (columns["file"].max() >= len(files) or columns["label"].max() >= len(classes)):
+            raise ValueError("a row of a file or class that is not there")
         paths = tuple(files)
         return cls(
             root=root,
             files=paths,
             classes=classes,
-            raw=raw,
-            names=blob,
+            raw=False,
+            shaping=None,
+            content="",
+            names=names,
             containers=_Containers(paths),
-            ignored=dict(ignored or {}),
+            ignored=dict(ignored),
             **columns,
         )
 
@@ -174,6 +201,14 @@ class Samples:
         label_of = np.append(classes.match(self.classes, where, partial=partial), UNLABELLED)  # label -1 reads the last
         return dataclasses.replace(self, classes=classes, label=label_of[self.label])
 
+    def check_shaping(self, preprocess: Preprocess) -> None:
+        """DataError where the pictures are stored forms, and not those of `preprocess`."""
+        if self.shaping is not None and self.shaping != preprocess.shaping:
+            raise DataError(
+                f"{shown(str(self.root))}: a pack of stored forms of {self.shaping}; this network wants "
+                f"{preprocess.shaping}: pack the pictures for it (`alexnet data pack --variant`)"
+            )
+
     def counts(self) -> np.ndarray:
         """Images in each class: int64 (len(classes),)."""
         return np.bincount(self.label[self.label >= 0], minlength=len(self.classes)).astype(np.int64)
@@ -186,7 +221,7 @@ class Samples:
         digest = hashlib.sha256()
         for text in (*self.classes.keys, "", *(path.name for path in self.files), ""):
             digest.update(os.fsencode(text) + b"\0")
-        digest.update(f"{self.raw} {len(self)}".encode())
+        digest.update(f"{int(self.raw)} {len(self)}{self.content}".encode())
         for column in (self.file, self.offset, self.size, self.label):
             digest.update(np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
         for row in range(len(self)):

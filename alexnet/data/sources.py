@@ -17,6 +17,8 @@ from .classes import Classes
 from .digits import digits_samples
 from .folders import entries, folder_samples, images_below, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
+from .index import indexed
+from .packed import is_pack, pack_sets
 from .samples import UNLABELLED, Samples, shown
 from .tars import image_members, in_order, is_tar, tar_sets
 
@@ -47,7 +49,7 @@ class Data:
 def open_source(where: str | Path) -> Samples:
     """One set of labelled images, from whatever `where` is.
 
-    That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, or a part of ILSVRC2012.
+    That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, a pack, or a part of ILSVRC2012.
     DataError: nothing there, nothing of the kind, no images, or train and val in one.
     """
     train, val = _sets(where)
@@ -154,13 +156,15 @@ def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
     if path.name == VAL_TAR:
         return val_samples(path), None
     if path.suffix.lower() in (".txt", ".csv"):
-        return list_samples(path), None
+        return indexed("list", [path], lambda: (list_samples(path), None), tar=False)
     if is_tar(path):
-        return tar_sets([path], VAL_NAMES)
+        return indexed("tar", [path], lambda: tar_sets([path], VAL_NAMES), tar=True)
     raise DataError(f"{shown(str(path))}: not a data set (expected a folder, a .tar, or a .txt or .csv list)")
 
 
 def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
+    if is_pack(folder):
+        return pack_sets(folder)
     if is_ilsvrc(folder):
         return ilsvrc_sets(folder)
     if is_flat_val(folder):
@@ -185,14 +189,21 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
 
 
 def _folder(folder: Path) -> Samples:
-    """The images of class folders, or of tar shards where there are no folders."""
+    """The images of a pack, of class folders, or of tar shards where there are no folders."""
+    if is_pack(folder):
+        samples, val = pack_sets(folder)
+        if val is not None:
+            raise DataError(
+                f"{shown(str(folder))}: a pack with a val of its own; name it by itself, or pack --val-fraction 0"
+            )
+        return samples
     inside = [folder / entry.name for entry in entries(folder) if not is_junk(entry.name)]
     shards = [path for path in inside if path.suffix.lower() == ".tar" and path.is_file()]
     if not shards or any(path.is_dir() for path in inside):
         return folder_samples(folder)
     if any(not is_tar(path) for path in shards):
         raise DataError(f"{shown(str(folder))}: shards that are no tars")
-    samples, val = tar_sets(shards, ())
+    samples, val = indexed("shards", shards, lambda: tar_sets(shards, ()), tar=True)
     assert val is None
     return samples
 

@@ -6,9 +6,8 @@ import json
 import struct
 import zipfile
 import zlib
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from .. import files, stop
 from ..errors import BadImage, DataError, Stopped, UsageError
 from .decode import decode, raw_form, stored_form
-from .loader import BadImages
+from .loader import BadImages, in_turn
 from .preprocess import Preprocess
 from .samples import Samples, shown
 
@@ -47,20 +46,38 @@ class Stats:
     bad: tuple[tuple[int, str], ...]
 
 
-class _Sums:
-    """Over some images: integers, so that the order of adding them up changes nothing."""
+class Sums:
+    """Over some stored forms: integers, so that the order of adding them up changes nothing."""
 
-    def __init__(self, side: int) -> None:
-        self.pixels = np.zeros((side, side, 3), np.int64)
+    def __init__(self) -> None:
+        self.count = 0
+        self.pixels: NDArray[np.int64] = np.zeros((), np.int64)
         self.products = np.zeros((3, 3), np.int64)
-        self.sizes: list[tuple[int, int]] = []
-        self.bad: list[tuple[int, str]] = []
 
-    def add(self, other: "_Sums") -> None:
-        self.pixels += other.pixels
+    def take(self, image: NDArray[np.uint8]) -> None:
+        """One more: uint8 (S, S, 3)."""
+        if not self.count:
+            self.pixels = np.zeros(image.shape, np.int64)
+        self.count += 1
+        np.add(self.pixels, image, out=self.pixels)  # (S, S, 3)
+        colours = image.reshape(-1, 3).astype(np.float64)  # (S*S, 3)
+        # Integers far below 2^53, so that BLAS adds them up exactly, in whatever order.
+        self.products += (colours.T @ colours).astype(np.int64)
+
+    def add(self, other: "Sums") -> None:
+        """All that another has."""
+        self.count += other.count
+        self.pixels = self.pixels + other.pixels
         self.products += other.products
-        self.sizes += other.sizes
-        self.bad += other.bad
+
+
+@dataclass
+class _Part:
+    """What some rows gave: sums, the sizes of the pictures, the bad ones."""
+
+    sums: Sums = field(default_factory=Sums)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
 
 
 def measure(
@@ -72,61 +89,73 @@ def measure(
     there is measured again; None keeps nothing. BadImage: the first bad image, unless `bad_images` is "skip".
     DataError: no image at all. UsageError: a cache that cannot be written. Stopped: a signal came.
     """
-    path = None
-    if cache is not None:
-        path = cache / f"stats-{_key(samples, preprocess)}.npz"
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as reason:
-            raise UsageError(f"{cache}: cannot keep statistics here ({reason.strerror}); set ALEXNET_CACHE") from None
-    stats = None if path is None else _read(path, samples.raw or preprocess.stored)
+    samples.check_shaping(preprocess)
+    path = None if cache is None else _kept(samples, preprocess, cache)
+    stats = None if path is None else _read(path, preprocess.stored)
     if stats is None or (stats.bad and bad_images == "error"):  # a picture may be readable again
         stats = _measure(samples, preprocess, threads, bad_images)
         if path is not None:
-            try:
-                files.write(path, _as_bytes(stats))
-            except OSError as reason:
-                raise UsageError(f"{path}: cannot be kept ({reason.strerror}); set ALEXNET_CACHE") from None
+            _write(path, stats)
     return stats
 
 
-def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images: BadImages) -> Stats:
-    side = samples.raw or preprocess.stored
-    total = _Sums(side)
-    waiting: deque[Future[_Sums]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="stats")
+def keep(samples: Samples, preprocess: Preprocess, sums: Sums, *, cache: Path) -> None:
+    """Keeps the sums over all `samples`, stored forms already, where `measure` will look for their statistics."""
+    sizes = np.full((sums.count, 2), preprocess.stored, np.int32)
+    _write(_kept(samples, preprocess, cache), _stats(sums, sizes, ()))
+
+
+def reach(cache: Path) -> None:
+    """Makes the folder of the cache; UsageError where that cannot be."""
     try:
-        for start in range(0, len(samples), ROWS_AT_A_TIME):
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise UsageError(f"{cache}: cannot keep statistics here ({reason.strerror}); set ALEXNET_CACHE") from None
+
+
+def _kept(samples: Samples, preprocess: Preprocess, cache: Path) -> Path:
+    """Where in the cache statistics are kept."""
+    reach(cache)
+    name = hashlib.sha256(json.dumps([samples.fingerprint(), *preprocess.shaping]).encode()).hexdigest()[:32]
+    return cache / f"stats-{name}.npz"
+
+
+def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images: BadImages) -> Stats:
+    sums, sizes, bad = Sums(), list[tuple[int, int]](), list[tuple[int, str]]()
+    ranges = [
+        range(start, min(start + ROWS_AT_A_TIME, len(samples))) for start in range(0, len(samples), ROWS_AT_A_TIME)
+    ]
+    with closing(in_turn(lambda rows: _add_up(samples, rows, preprocess, bad_images), ranges, threads=threads)) as made:
+        for part in made:
             if stop.requested():
                 raise Stopped("stopped while measuring the training images; the same command measures them again")
-            rows = range(start, min(start + ROWS_AT_A_TIME, len(samples)))
-            waiting.append(pool.submit(_add_up, samples, rows, preprocess, side, bad_images))
-            if len(waiting) > 2 * threads:
-                total.add(waiting.popleft().result())
-        for sums in waiting:
-            total.add(sums.result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    count = len(total.sizes)
-    if count == 0:
-        reason = f"; the first: {total.bad[0][1]}" if total.bad else ""
+            sums.add(part.sums)
+            sizes += part.sizes
+            bad += part.bad
+    if not sums.count:
+        reason = f"; the first: {bad[0][1]}" if bad else ""
         raise DataError(f"{samples.root}: none of {len(samples)} images can be measured{reason}")
-    colours = total.pixels.sum((0, 1))  # (3,)
-    n = count * side * side
-    eigenvalues, eigenvectors = _axes(colours, total.products, n)
+    return _stats(sums, np.array(sizes, np.int32), tuple(bad))
+
+
+def _stats(sums: Sums, sizes: NDArray[np.int32], bad: tuple[tuple[int, str], ...]) -> Stats:
+    pixels, count = np.asarray(sums.pixels), sums.count
+    colours = pixels.sum((0, 1))  # (3,)
+    n = count * pixels.shape[0] * pixels.shape[1]
+    eigenvalues, eigenvectors = _axes(colours, sums.products, n)
     return Stats(
         count=count,
-        mean=total.pixels / count,
+        mean=pixels / count,
         channel_mean=colours / n,
         eigenvalues=eigenvalues,
         eigenvectors=eigenvectors,
-        sizes=np.array(total.sizes, np.int32),
-        bad=tuple(total.bad),
+        sizes=sizes,
+        bad=bad,
     )
 
 
-def _add_up(samples: Samples, rows: range, preprocess: Preprocess, side: int, bad_images: BadImages) -> _Sums:
-    sums = _Sums(side)
+def _add_up(samples: Samples, rows: range, preprocess: Preprocess, bad_images: BadImages) -> _Part:
+    part, side = _Part(), preprocess.stored
     for row in rows:
         try:
             data, name = samples.read(row), _path(samples, row)
@@ -134,16 +163,13 @@ def _add_up(samples: Samples, rows: range, preprocess: Preprocess, side: int, ba
         except BadImage as reason:
             if bad_images == "error":
                 raise
-            sums.bad.append((row, reason.reason))
+            part.bad.append((row, reason.reason))
             continue
-        sums.sizes.append((image.shape[0], image.shape[1]))
+        part.sizes.append((image.shape[0], image.shape[1]))
         if not samples.raw:
             image = stored_form(image, stored=side, resize=preprocess.resize, filter=preprocess.filter)
-        sums.pixels += image  # (S, S, 3)
-        colours = image.reshape(-1, 3).astype(np.float64)  # (S*S, 3)
-        # Integers far below 2^53, so that BLAS adds them up exactly, in whatever order.
-        sums.products += (colours.T @ colours).astype(np.int64)
-    return sums
+        part.sums.take(image)
+    return part
 
 
 def _path(samples: Samples, row: int) -> str:
@@ -163,12 +189,7 @@ def _axes(
     return values, np.ascontiguousarray(vectors * np.sign(largest))
 
 
-def _key(samples: Samples, preprocess: Preprocess) -> str:
-    shaping = (preprocess.stored, preprocess.resize, preprocess.filter, preprocess.exif)
-    return hashlib.sha256(json.dumps([samples.fingerprint(), *shaping]).encode()).hexdigest()[:32]
-
-
-def _as_bytes(stats: Stats) -> bytes:
+def _write(path: Path, stats: Stats) -> None:
     stream = io.BytesIO()
     np.savez(
         stream,
@@ -179,7 +200,10 @@ def _as_bytes(stats: Stats) -> bytes:
         sizes=stats.sizes,
         bad=np.array(json.dumps(stats.bad)),
     )
-    return stream.getvalue()
+    try:
+        files.write(path, stream.getvalue())
+    except OSError as reason:
+        raise UsageError(f"{path}: cannot be kept ({reason.strerror}); set ALEXNET_CACHE") from None
 
 
 def _read(path: Path, side: int) -> Stats | None:

@@ -127,8 +127,6 @@ def answer(
     bad_images: BadImages = "error",
 ) -> Answers:
     """What `model` says of every sample, in the order of the table. Stopped where a signal asks for the end."""
-    if samples.raw and samples.raw != preprocess.stored:
-        raise DataError(f"{samples.root}: holds {samples.raw} px pictures; this network wants {preprocess.stored}")
     device = device or torch.device("cpu")
     normalise = Normalise(preprocess, mean, device)
     rows = np.arange(len(samples))

@@ -101,7 +101,7 @@ def fastest(
 
     A choice that the variant does not have, or of which this machine has one alternative, is `PLAIN`'s.
     """
-    images = min(batch, MOST_IMAGES)
+    images = max(1, min(batch, MOST_IMAGES))  # accumulated parts may be empty
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     made, measured = PLAIN, dict[str, dict[str, float]]()
     for choice, alternatives in CHOICES.items():

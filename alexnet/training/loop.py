@@ -22,6 +22,7 @@ from ..data.stats import Stats
 from ..errors import DataError, NumbersError, Stopped, WeightsError
 from ..evaluation.score import answer, score, write_predictions
 from ..network.build import AlexNet, Draw
+from ..ranks import cores
 from ..weights import checkpoint
 from ..weights.run import Run, fit
 from .optim import rate, set_rate
@@ -32,6 +33,7 @@ PREDICTIONS = "predictions"
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
+WAITS = 0.1  # a smaller share of the time spent waiting for data is not worth a word
 STUCK_AFTER = 400  # steps after which a loss still at chance is reported; a shorter run's end
 
 Record = dict[str, Any]
@@ -173,6 +175,44 @@ def step(
     return loss_sum, correct
 
 
+@dataclass
+class Spent:
+    """Where time went since `begin`, in seconds: of the loop's, waiting for batches and augmenting them; of the
+    loader's threads', reading and decoding. And the images that it went for.
+    """
+
+    begin: float = field(default_factory=time.monotonic)
+    waiting: float = 0.0
+    augment: float = 0.0
+    read: float = 0.0
+    decode: float = 0.0
+    images: int = 0
+
+    def add(self, *, waiting: float, augment: float, batch: Batch) -> None:
+        """One batch more."""
+        self.waiting += waiting
+        self.augment += augment
+        self.read += batch.seconds_read
+        self.decode += batch.seconds_decode
+        self.images += len(batch.rows)
+
+
+def where_time_went(spent: Spent, job: Job) -> str:
+    """A line for a person: the share of the time that was spent waiting for pictures, why, and what would help."""
+    share = spent.waiting / max(time.monotonic() - spent.begin, 1e-9)
+    work = {"disk": spent.read, "decode": spent.decode, "augment": spent.augment}
+    total = max(sum(work.values()), 1e-9)
+    parts = ", ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in work.items())
+    line = f"first epoch: {100 * share:.0f} % of the time waiting for data: {parts}"
+    if share < WAITS:
+        return line
+    if spent.read > spent.decode:
+        return f"{line} -> a faster disk, or more memory for its cache"
+    if job.train.shaping is None and job.recipe.crop == "stored":
+        return f"{line} -> `alexnet data pack`"
+    return f"{line} -> --workers {cores()}" if job.threads < cores() else line
+
+
 def run(job: Job) -> Iterator[Record]:
     """Trains from `job.state` to `job.steps`, yielding a record at each thing worth knowing; saves as it goes.
 
@@ -192,7 +232,7 @@ def run(job: Job) -> Iterator[Record]:
         pinned=job.device.type == "cuda",
     )
     resumed_seconds, begin = state.seconds, time.monotonic()
-    line_begin, waiting, decoding, augmenting, line_images = begin, 0.0, 0.0, 0.0, 0
+    line, epoch = Spent(), Spent()
     saved_at = state.step
 
     def clock() -> None:
@@ -203,7 +243,7 @@ def run(job: Job) -> Iterator[Record]:
             if state.validation_due:
                 yield from validate(job, clock)
                 saved_at = state.step
-                line_begin, waiting, decoding, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0.0, 0
+                line, epoch = Spent(), Spent()
             if state.step >= job.steps:
                 return
             asked = time.monotonic()
@@ -220,8 +260,8 @@ def run(job: Job) -> Iterator[Record]:
             lr = rate(job.recipe, number, steps=job.steps, epoch_steps=job.epoch_steps, drops=state.drops)
             images = views_of(job, batch, normalise, augment)
             labels = batch.labels.to(job.device, non_blocking=True)
-            waiting, augmenting = waiting + got - asked, augmenting + time.monotonic() - got
-            decoding += batch.seconds_decode
+            for spent in (line, epoch):
+                spent.add(waiting=got - asked, augment=time.monotonic() - got, batch=batch)
             look = number % LAYERS_EVERY == 0 and len(labels) > 0
             before = {n: p.detach().clone() for n, p in job.model.named_parameters()} if look else {}
             if len(labels):
@@ -233,7 +273,6 @@ def run(job: Job) -> Iterator[Record]:
                 state.correct += int(correct)
                 state.seen += len(labels)
                 state.images += len(labels)
-                line_images += len(labels)
             state.step += 1
             state.lr = lr
             clock()
@@ -242,23 +281,26 @@ def run(job: Job) -> Iterator[Record]:
                 del before
             if state.step % RECORD_EVERY == 0 or state.step == job.steps:
                 if state.seen:
-                    passed = time.monotonic() - line_begin
+                    passed = time.monotonic() - line.begin
                     record = {
                         **place(job),
                         "split": "train",
                         "loss": state.loss_sum / state.seen,
                         "top1": state.correct / state.seen,
                         "lr": lr,
-                        "images_per_second": line_images / passed,
+                        "images_per_second": line.images / passed,
                         "seconds": passed,
-                        "seconds_waiting": waiting,
-                        "seconds_decode": decoding,
-                        "seconds_augment": augmenting,
+                        "seconds_waiting": line.waiting,
+                        "seconds_read": line.read,
+                        "seconds_decode": line.decode,
+                        "seconds_augment": line.augment,
                     }
                     yield record
                     yield from stuck(job, record)
                 state.loss_sum, state.correct, state.seen = 0.0, 0, 0
-                line_begin, waiting, decoding, augmenting, line_images = time.monotonic(), 0.0, 0.0, 0.0, 0
+                line = Spent()
+            if state.step == min(job.epoch_steps, job.steps):
+                yield {"say": where_time_went(epoch, job)}
             whole_epochs = job.recipe.validate_epochs * job.epoch_steps
             state.validation_due = state.step % whole_epochs == 0 or state.step == job.steps
             if state.step % job.epoch_steps == 0:

@@ -4,7 +4,6 @@ import bisect
 import hashlib
 import json
 import math
-import os
 import platform
 import resource
 import shlex
@@ -36,7 +35,7 @@ from ..network.build import AlexNet, build
 from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.lrn import has_numba
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import device_of, precision_of, processor
+from ..ranks import cores, device_of, precision_of, processor
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
@@ -245,7 +244,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     again = run.begun()
     names = run.data()["split"].get("val_names") if again else None
     data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
-    threads = asked.workers if asked.workers is not None else min(8, os.cpu_count() or 1)
+    threads = asked.workers if asked.workers is not None else min(8, cores())
     chosen = replace(chosen, freeze=tuple(layer_name(layer, variant(chosen.variant)) for layer in chosen.freeze))
     model = network(chosen, data.train.classes, seed=asked.seed, given=given)
     model = model.to(device).to(memory_format=torch.channels_last)
@@ -256,10 +255,14 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         mean = given.mean if given and given.data else None  # an untrained variant's is measured
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
-    if data.train.raw not in (0, preprocess.stored) or (data.train.raw and chosen.crop == "original"):
+    if data.train.shaping is not None and chosen.crop == "original":
         raise DataError(
-            f"{asked.data}: holds stored forms of {data.train.raw} px; recipe {chosen.name} cannot use them"
+            f"{asked.data}: a pack of stored forms, and recipe {chosen.name} crops from pictures as they were taken: "
+            "name those, or --set crop=stored"
         )
+    for part in (data.train, data.val):
+        if part is not None:
+            part.check_shaping(preprocess)
 
     values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
     for key in OWN:
@@ -299,6 +302,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         "split": data.split,
         "fingerprint": data.fingerprint,
         "train_fingerprint": data.train.fingerprint(),
+        "content": data.train.content,
         "val_fingerprint": data.val.fingerprint() if data.val is not None else None,
         "val_sizes": data.val.size.tolist() if data.val is not None and "val_names" in data.split else [],
         "train": len(data.train),

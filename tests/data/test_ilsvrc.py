@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet.data import ilsvrc
+from alexnet.data import ilsvrc, index
 from alexnet.data.ilsvrc import train_tar_samples
 from alexnet.data.sources import open_data, open_source
 from alexnet.errors import DataError
@@ -244,7 +244,7 @@ def test_a_kept_index_gives_the_same_table(made, tars, tmp_path, monkeypatch):
             add(outer, f"{wnid}.tar", inner)
     plain = train_tar_samples(tars / TRAIN)
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr(ilsvrc, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(index, "WORTH_KEEPING", 0)
     assert train_tar_samples(tars / TRAIN).fingerprint() == plain.fingerprint()
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()
@@ -270,5 +270,5 @@ def test_a_kept_index_gives_the_same_table(made, tars, tmp_path, monkeypatch):
 def test_an_index_that_cannot_be_kept_does_no_harm(made, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(ilsvrc, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(index, "WORTH_KEEPING", 0)
     assert len(train_tar_samples(made.tars / TRAIN)) == 12

@@ -133,7 +133,7 @@ def test_one_road(tmp_path):
     one, count = STORED * STORED * 3, len(names)
     raw = Samples.build(
         tmp_path, names, label=by_folder.label, classes=by_folder.classes, size=np.full(count, one), files=[pack],
-        file=np.zeros(count, np.int32), offset=pack.stat().st_size - one * (count - np.arange(count)), raw=STORED,
+        file=np.zeros(count, np.int32), offset=pack.stat().st_size - one * (count - np.arange(count)), raw=True,
     )  # fmt: skip
     (from_raw,) = made(raw, [[*range(count)]], 2)
     assert torch.equal(from_raw.images, batch_of["folder"].images)
@@ -149,7 +149,7 @@ def test_raw_pixels_of_another_size_are_refused(tmp_path):
     (tmp_path / "pack").write_bytes(bytes(STORED * STORED * 3 - 1))
     samples = Samples.build(
         tmp_path, ["x"], label=[0], classes=Classes.of(["a"]), size=[STORED * STORED * 3 - 1],
-        files=[tmp_path / "pack"], file=[0], offset=[0], raw=STORED,
+        files=[tmp_path / "pack"], file=[0], offset=[0], raw=True,
     )  # fmt: skip
     with pytest.raises(BadImage, match=f"expected {STORED} x {STORED} x 3"):
         pixels(samples, 0, RECORD)
@@ -173,7 +173,7 @@ def test_closed_early_no_thread_is_left(folder):
 def test_a_bad_image_leaves_no_thread_either(folder):
     samples = open_source(folder)
 
-    def broken(row: int, n: int, epoch: int) -> np.ndarray:
+    def broken(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
         raise BadImage("x", "broken")
 
     with pytest.raises(BadImage):
@@ -187,16 +187,20 @@ def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):
         noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / name / "0.png")
     samples = open_source(tmp_path)
-    prepare = original(samples, RECORD, seed=5, scale=0.08)
+
+    def prepare(row, n, epoch, seed=5):
+        return original(samples, RECORD, seed=seed, scale=0.08)(samples.read(row), row, n, epoch)
+
     assert np.array_equal(prepare(0, 7, 2), prepare(0, 7, 2))
     assert np.array_equal(prepare(0, 7, 2), prepare(1, 7, 2)), "the draw belongs to the place, not to the row"
-    others = [prepare(0, 8, 2), prepare(0, 7, 3), original(samples, RECORD, seed=6, scale=0.08)(0, 7, 2)]
+    others = [prepare(0, 8, 2), prepare(0, 7, 3), prepare(0, 7, 2, seed=6)]
     assert not any(np.array_equal(prepare(0, 7, 2), other) for other in others)
-    firsts = [original(samples, RECORD, seed=seed, scale=0.08)(0, 0, 0) for seed in range(4)]
+    firsts = [prepare(0, 0, 0, seed=seed) for seed in range(4)]
     assert len({first.tobytes() for first in firsts}) == 4, "the first place draws too"
     # by threads the same
     at = places([[0, 1, 0, 1, 0], [1, 0, 1]], epoch=4)
-    one, many = (list(batches(samples, at, prepare, side=SIDE, threads=threads)) for threads in (0, 3))
+    crops = original(samples, RECORD, seed=5, scale=0.08)
+    one, many = (list(batches(samples, at, crops, side=SIDE, threads=threads)) for threads in (0, 3))
     assert all(torch.equal(a.images, b.images) for a, b in zip(one, many, strict=True))
     # by Pillow alone: cut, then resized
     top, left, h, w = resized_box(60, 90, uniform(5, 2, np.array([7]), count=40, purpose=1)[0], smallest=0.08)

@@ -171,7 +171,8 @@ def test_fingerprint_says_what_is_in_the_table_and_nothing_else(tmp_path):
         table(label=(1, 0)),
         table(size=(1, 3)),
         table(classes=Classes.of(["a", "c"])),
-        table(raw=1),
+        table(raw=True),
+        table(content="x"),
         table(**tar),
         table(**{**tar, "offset": [512, 4096]}),
     ]

@@ -25,11 +25,17 @@ PREPROCESS = Preprocess(
     mean_crop="centre",
     std=(1.0, 1.0, 1.0),
 )
+
+
+def small(stored):
+    return replace(PREPROCESS, side=stored, stored=stored)
+
+
 COUNT = 150  # more than two chunks of rows
 BROKEN = (3, 70, 149)
 
 
-def table(folder, contents, *, raw=0):
+def table(folder, contents, *, raw=False):
     names = [f"{i:03d}.jpg" for i in range(len(contents))]
     for name, content in zip(names, contents, strict=True):
         (folder / name).write_bytes(content)
@@ -102,7 +108,7 @@ def test_the_order_of_rows_changes_sizes_only(samples):
 
 
 def test_one_colour_has_no_variance(tmp_path):
-    stats = measure(table(tmp_path, [bytes([200, 100, 50]) * 16] * 3, raw=4), PREPROCESS, threads=1, cache=None)
+    stats = measure(table(tmp_path, [bytes([200, 100, 50]) * 16] * 3, raw=True), small(4), threads=1, cache=None)
     assert np.array_equal(stats.mean, np.broadcast_to([200.0, 100.0, 50.0], (4, 4, 3)))
     assert np.array_equal(stats.eigenvalues, np.zeros(3))
     assert np.array_equal(stats.sizes, [[4, 4]] * 3)
@@ -111,7 +117,7 @@ def test_one_colour_has_no_variance(tmp_path):
 def test_raw_pixels_of_known_axes(tmp_path):
     # Grey levels 0 and 2 (variance 3 along (1,1,1)), and blue to either side of them, uncorrelated.
     pixels = np.array([[0, 0, 0], [2, 2, 2], [0, 0, 0], [2, 2, 2]], np.uint8)
-    stats = measure(table(tmp_path, [pixels.tobytes()], raw=2), PREPROCESS, threads=1, cache=None)
+    stats = measure(table(tmp_path, [pixels.tobytes()], raw=True), small(2), threads=1, cache=None)
     assert np.allclose(stats.eigenvalues, [3, 0, 0], atol=1e-12)
     assert np.allclose(stats.eigenvectors[:, 0], 1 / np.sqrt(3))
 

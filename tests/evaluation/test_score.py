@@ -219,7 +219,8 @@ def test_a_signal_ends_it(folder, network):
         answer(network[0], open_source(folder), network[1], network[2])
 
 
-def test_a_raw_pack_of_another_size_is_refused(folder, network):
-    samples = replace(open_source(folder), raw=32)
-    with pytest.raises(DataError, match="32 px"):
-        answer(network[0], samples, network[1], network[2])
+def test_stored_forms_of_another_kind_are_refused(folder, network):
+    ours = network[1].shaping
+    for other in (ours._replace(stored=32), ours._replace(filter="box"), ours._replace(exif=not ours.exif)):
+        with pytest.raises(DataError, match="a pack of stored forms"):
+            answer(network[0], replace(open_source(folder), shaping=other), network[1], network[2])

@@ -89,7 +89,7 @@ def test_every_line_of_the_log_parses_and_holds_what_is_promised(made, name):
     assert content.endswith(b"}\n")
     promised = {
         "train": {"step", "epoch", "split", "loss", "top1", "lr", "images_per_second", "seconds", "seconds_waiting",
-                  "seconds_decode", "seconds_augment"},
+                  "seconds_read", "seconds_decode", "seconds_augment"},
         "val": {"step", "epoch", "split", "loss", "top1", "top5", "count"},
         "layers": {"step", "epoch", "split", "gradient_norm", "activation_rms", "update_ratio"},
     }  # fmt: skip

@@ -64,7 +64,7 @@ def digest(run: Path) -> dict[str, str]:
 
 
 def lines(run: Path) -> list[dict]:
-    timed = ("images_per_second", "seconds", "seconds_waiting", "seconds_decode", "seconds_augment")
+    timed = ("images_per_second", "seconds", "seconds_waiting", "seconds_read", "seconds_decode", "seconds_augment")
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in timed} for line in found]
 
@@ -577,6 +577,35 @@ def test_a_damaged_measurement_of_kernels_is_made_again(tmp_path):
         assert (
             type(measured()) is type(made) and json.loads(path.read_text())["kernels"].keys() == made.to_json().keys()
         )
+
+
+@pytest.mark.parametrize(
+    ("waiting", "read", "shaping", "crop", "threads", "advice"),
+    [
+        (62, 8, None, "stored", 1, " -> `alexnet data pack`"),
+        (62, 8, "a pack", "stored", 1, " -> --workers 2"),
+        (62, 8, None, "original", 1, " -> --workers 2"),
+        (62, 8, None, "original", 2, ""),
+        (62, 90, None, "stored", 1, " -> a faster disk, or more memory for its cache"),
+        (9, 8, None, "stored", 1, ""),
+    ],
+)
+def test_where_the_time_went(monkeypatch, waiting, read, shaping, crop, threads, advice):
+    monkeypatch.setattr(loop.time, "monotonic", lambda: 1100.0)
+    monkeypatch.setattr(loop, "cores", lambda: 2)
+    spent = loop.Spent(begin=1000.0, waiting=waiting, read=read, decode=81, augment=11)
+    job = SimpleNamespace(train=SimpleNamespace(shaping=shaping), recipe=SimpleNamespace(crop=crop), threads=threads)
+    total = read + 92
+    assert loop.where_time_went(spent, job) == (
+        f"first epoch: {waiting} % of the time waiting for data: disk {100 * read / total:.0f}, "
+        f"decode {8100 / total:.0f}, augment {1100 / total:.0f}{advice}"
+    )
+
+
+def test_the_first_epochs_end_says_where_the_time_went(pictures, tmp_path):
+    said = io.StringIO()
+    start.train(asked(pictures, tmp_path / "run", epochs=3), Console(file=said, width=200))
+    assert said.getvalue().count("of the time waiting for data: disk ") == 1
 
 
 def test_stop_flag_is_reset():
