@@ -186,7 +186,8 @@ def test_the_core_is_imported_without_the_command_line_and_the_decoder():
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
 
 
-VERBS = {"train.py": "train", "eval.py": "evaluate", "predict.py": "predict", "info.py": "info", "data.py": "stats"}
+VERBS = {"train.py": "train", "eval.py": "evaluate", "predict.py": "predict", "info.py": "info", "data.py": "stats",
+         "bench.py": "bench"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "verb"), VERBS.items())

@@ -11,7 +11,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import data, info, predict, train
+from . import bench, data, info, predict, train
 from .eval import evaluate
 
 
@@ -48,6 +48,7 @@ app.command(train.train)
 app.command(evaluate, name="eval")
 app.command(predict.predict)
 app.command(info.info)
+app.command(bench.bench)
 app.command(data.app)
 
 

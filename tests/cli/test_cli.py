@@ -23,7 +23,8 @@ from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = (["train"], ["eval"], ["predict"], ["info"], ["data", "stats"], ["data", "get"])
+VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "stats"], ["data", "pack"],
+         ["data", "get"])  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def pictures(tmp_path_factory) -> Path:
 
 def command(pictures: Path, run: Path, *more: object) -> list[str]:
     length = () if "--max-steps" in more else ("--epochs", 1)
-    asked = ["train", pictures, "--variant", "tiny", "--run", run, *length, "--batch-size", 6, "--workers", 1,
+    asked = ["train", pictures, "--variant", "tiny", "--kernels", "plain", "--run", run, *length, "--batch-size", 6, "--workers", 1,
              "--precision", "fp32", *more]  # fmt: skip
     return [str(one) for one in asked]
 
@@ -151,6 +152,7 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["train", "digits", "--precision", "fp8"], 2, "fp8"),
         (["train", "digits", "--workers", "-1"], 2, "--workers -1"),
         (["train", "digits", "--save-every", "0"], 2, "--save-every 0"),
+        (["train", "digits", "--kernels", "fast"], 2, "--kernels fast"),
         (["train", "digits", "--variant", "bn", "--accumulate", "2"], 2, "with bn"),
         (["trian"], 2, "trian"),
         (["data", "gets"], 2, "gets"),
@@ -171,6 +173,18 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["info", "paper", "--diff", "papper"], 2, "papper"),
         (["info", "paper", "--classes", "0"], 2, "--classes 0"),
         (["data", "stats", "digits", "--workers", "0"], 2, "--workers 0"),
+        (["data", "pack", "digits"], 2, "requires an argument"),
+        (["data", "pack", "no/such/folder", "out"], 3, "no/such/folder"),
+        (["data", "pack", "digits", "out", "--workers", "0"], 2, "--workers 0"),
+        (["bench"], 2, "requires an argument"),
+        (["bench", "lrm"], 2, "lrm"),
+        (["bench", "lrn", "--repeats", "0"], 2, "--repeats 0"),
+        (["bench", "step", "--batch-size", "0"], 2, "--batch-size 0"),
+        (["bench", "lrn", "--batch-size", "4"], 2, "--batch-size: bench lrn"),
+        (["data", "pack", ".", "./out"], 2, "lies in ."),
+        (["bench", "data"], 2, "wants a folder"),
+        (["bench", "lrn", "here"], 2, "takes no here"),
+        (["bench", "data", "no/such/folder"], 3, "no/such/folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -260,6 +274,17 @@ def test_stats_prints_one_document(pictures, capsys):
     said = json.loads(works(["data", "stats", pictures, "--variant", "tiny", "--json"], capsys))
     assert said["train"] == 24 and said["val"] == 6 and len(said["classes"]) == 2 and len(said["mean"]) == 3
     assert said["height"] == [80, 80.0, 80] and said["stored"] == 73
+
+
+def test_pack_prints_one_document_and_opens(pictures, tmp_path, capsys):
+    out = tmp_path / "packed"
+    said = json.loads(works(["data", "pack", pictures, out, "--form", "raw", "--variant", "tiny", "--verify", "--json"],
+                            capsys))  # fmt: skip
+    assert said == json.loads((out / "pack.json").read_text())
+    assert said["sets"]["train"]["count"] == 24 and said["sets"]["val"]["count"] == 6
+    assert "24 pictures in" in works(["data", "pack", pictures, out, "--form", "raw", "--variant", "tiny"], capsys)
+    code, said = fails(["data", "pack", pictures, out, "--variant", "tiny"], capsys)
+    assert code == 2 and "a pack of form raw" in said
 
 
 def test_predict_from_standard_input_equals_the_file(trained, pictures, capsys, monkeypatch):

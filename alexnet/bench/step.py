@@ -1,0 +1,105 @@
+"""A training step on a batch that is already there, beside torchvision's AlexNet by torch's defaults and tuned."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from ..data.classes import imagenet_classes
+from ..data.samples import Samples
+from ..network.build import build
+from ..network.cost import cost
+from ..network.kernels import Kernels
+from ..network.variants import variant
+from ..training import loop
+from ..training.optim import optimizer
+from ..training.recipes import recipe
+from ..weights.run import Run, preprocess_of
+from .rows import OURS, Contestant, Row, timed
+
+RECIPES = {"torchvision": "torchvision", "paper": "paper", "article": "article"}  # variant -> recipe
+
+
+def floor(name: str, batch: int, macs_per_second: float) -> float:
+    """Seconds that the multiply-adds of a step take at the machine's rate; no one asks for the pictures' gradient."""
+    layers = cost(variant(name), 1000).layers
+    total = sum(layer.macs for layer in layers)
+    return batch * (3 * total - layers[0].macs) / macs_per_second
+
+
+def ours(name: str, images: Tensor, labels: Tensor, precision: str, kernels: Kernels) -> Callable[[], object]:
+    """Our step of a variant by its recipe, as training takes it."""
+    chosen = recipe(RECIPES[name])
+    model = build(name, classes=1000, seed=0).to(images.device).to(memory_format=torch.channels_last)
+    model.kernels = kernels
+    none = np.zeros(0, np.int64)
+    nothing = Samples.build(Path(), [], label=none, classes=imagenet_classes(), size=none)
+    job = loop.Job(
+        run=Run(Path()), recipe=chosen, model=model, rule=optimizer(model, chosen), train=nothing, val=None,
+        preprocess=preprocess_of(model.variant), mean=None, stats=None, device=images.device, precision=precision,
+        steps=0,
+    )  # fmt: skip
+    x = images.contiguous(memory_format=torch.channels_last)
+    return lambda: float(loop.step(job, x, labels, number=0, lr=1e-6)[0])
+
+
+def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
+    """torchvision's AlexNet by the loop of its page: torch's defaults, so fp32 whatever the precision."""
+    model = torchvision.models.alexnet(num_classes=1000).to(images.device)
+    rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
+
+    def run() -> float:
+        loss = F.cross_entropy(model(images), labels)
+        rule.zero_grad()
+        loss.backward()
+        rule.step()
+        return float(loss.detach())
+
+    return run
+
+
+def tuned(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
+    """The same with what torch offers: channels-last, a fused optimizer, bf16 where it is fast, compiled on a GPU."""
+    plain = torchvision.models.alexnet(num_classes=1000).to(images.device).to(memory_format=torch.channels_last)
+    model: Any = torch.compile(plain) if images.device.type == "cuda" else plain
+    rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
+    x = images.contiguous(memory_format=torch.channels_last)
+
+    def run() -> float:
+        rule.zero_grad(set_to_none=True)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()
+        rule.step()
+        return float(loss.detach())
+
+    return run
+
+
+DEFAULTS = "torchvision, torch's defaults"
+PEERS = {"torchvision": {DEFAULTS: eager, "torchvision, tuned": tuned}}
+
+
+def rows(
+    machine: dict[str, Any], device: torch.device, *, batch: int, precision: str, kernels: dict[str, Kernels],
+    repeats: int, peers: bool,
+) -> list[Row]:  # fmt: skip
+    """A step of `batch` images: `torchvision` beside its peers, then `paper` and `article`."""
+    labels = torch.randint(0, 1000, (batch,), device=device)
+    found: list[Row] = []
+    for name in RECIPES:
+        side = variant(name).side
+        images = torch.randn(batch, 3, side, side, device=device)
+        least = {rate: floor(name, batch, macs) for rate, macs in machine["macs_per_second"].items()}
+        contestants = [Contestant(OURS, ours(name, images, labels, precision, kernels[name]), least[precision])]
+        for who, peer in PEERS.get(name, {}).items() if peers else ():
+            computes = "fp32" if who == DEFAULTS else precision
+            contestants.append(Contestant(who, peer(images, labels, precision), least[computes]))
+        found += timed(f"step, {name}, batch {batch}, {precision}", contestants, repeats=repeats)
+    return found

@@ -1,0 +1,120 @@
+"""What bench prints is what it measured: of small things here, since no test asserts a time."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from alexnet.bench import data, lrn, machine, rows, step
+from alexnet.cli import main
+from alexnet.errors import DataError
+from alexnet.network.kernels import PLAIN
+from alexnet.network.variants import variant
+from tests.pictures import write_folder
+
+CPU = torch.device("cpu")
+MACHINE = {"macs_per_second": {"fp32": 1e9, "bf16": 2e9}, "bytes_per_second": 1e9}
+
+
+def test_the_document_by_hand():
+    made = [rows.Row("x", "alexnet", "s", (2.0, 1.0, 4.0), 0.5), rows.Row("x", "peer", "s", (6.0, 5.0, 7.0), None),
+            rows.Row("y", "peer", "s", (1.0,), None)]  # fmt: skip
+    ours, theirs, alone = rows.document(made)
+    assert ours == {"what": "x", "who": "alexnet", "unit": "s", "runs": [2.0, 1.0, 4.0], "median": 2.0, "spread": 1.5,
+                    "ratio": 1.0, "floor": 0.5}  # fmt: skip
+    assert theirs["ratio"] == 3.0 and theirs["floor"] is None and alone["ratio"] is None
+    (nothing,) = rows.document([rows.Row("z", "alexnet", "bytes", (0.0, 0.0), None)])
+    assert nothing["ratio"] is None and nothing["spread"] == 0
+
+
+def test_contestants_take_turns():
+    turns: list[str] = []
+    pair = [rows.Contestant(who, lambda who=who: turns.append(who)) for who in "ab"]
+    made = rows.timed("x", pair, repeats=3)
+    assert "".join(turns) == "abababab" and [len(row.runs) for row in made] == [3, 3]
+
+
+def test_the_ceilings_are_those_of_a_product_and_a_copy(monkeypatch):
+    monkeypatch.setattr(machine, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(machine, "once", lambda run: (run(), 0.5)[1])
+    said = machine.describe(CPU)
+    side = 64 if machine.fast_bf16(CPU) else 16
+    assert said["macs_per_second"] == {"fp32": 64**3 / 0.5, "bf16": side**3 / 0.5}
+    assert said["bytes_per_second"] == 2 * 4 * 8192 * 4 * 64 / 0.5
+    assert json.loads(json.dumps(said)) == said
+
+
+def test_both_normalise_alike():
+    x, g = torch.randn(2, 10, 5, 5, requires_grad=True), torch.randn(2, 10, 5, 5)
+    one = lrn.there_and_back(lambda x: lrn.ours(x, "torch"), x, g)
+    other = lrn.there_and_back(lrn.theirs, x, g)
+    assert (one - other).abs().max() < 1e-6 and (lrn.ours(x, "torch") - lrn.theirs(x)).abs().max() < 1e-6
+
+
+def test_lrn(monkeypatch):
+    monkeypatch.setattr(lrn, "SHAPES", ((2, 8, 5, 5),))
+    found = lrn.rows(MACHINE, CPU, repeats=2, peers=True)
+    assert {row.what for row in found} == {
+        "LRN 2x8x5x5 fp32", "LRN 2x8x5x5 bf16", "LRN 2x8x5x5 fp32, growth of resident memory",
+    }  # fmt: skip
+    assert {"alexnet", lrn.TORCH} <= {row.who for row in found} and all(len(row.runs) == 2 for row in found)
+    alone = lrn.rows(MACHINE, CPU, repeats=1, peers=False)
+    assert lrn.TORCH not in {row.who for row in alone}
+    assert next(row for row in found if row.what.endswith("fp32")).floor == pytest.approx(5 * 2 * 8 * 25 * 4 / 1e9)
+
+
+@pytest.mark.skipif(not lrn.PEAK.exists(), reason="only Linux tells the peak of a process's memory apart")
+def test_the_growth_of_memory_is_that_of_the_pass(monkeypatch):
+    monkeypatch.setattr(lrn, "SHAPES", ((1, 8, 100, 100),))
+    monkeypatch.setattr(lrn, "theirs", lambda x: (x + torch.ones(25, 1000, 1000).sum()).relu())
+    held = torch.ones(50, 1000, 1000).sum()  # a peak of 200 MB before
+    assert held and 90e6 < lrn.grown("theirs") < 140e6
+
+
+def test_step(monkeypatch):
+    monkeypatch.setattr(step, "RECIPES", {"tiny": "paper"})
+    (row,) = step.rows(MACHINE, CPU, batch=3, precision="fp32", kernels={"tiny": PLAIN}, repeats=1, peers=True)
+    layers = step.cost(variant("tiny"), 1000).layers
+    first, rest = layers[0].macs, sum(layer.macs for layer in layers[1:])
+    assert first > 0 and row.floor == pytest.approx(3 * (2 * first + 3 * rest) / 1e9)
+    images, labels = torch.randn(2, 3, 224, 224), torch.tensor([3, 5])
+    for peer in (step.eager(images, labels, "fp32"), step.tuned(images, labels, "fp32")):
+        assert 0 < peer() < 100
+
+
+def test_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "PICTURES", 20)
+    folder = write_folder(tmp_path / "set", classes=2, each=5, side=300)
+    found = data.rows(folder, precision="fp32", repeats=1, peers=True)
+    assert {row.what for row in found} == {"data, 20 pictures of set"}
+    whos = {row.who for row in found}
+    assert {"alexnet", "alexnet, jpeg pack", "alexnet, raw pack"} < whos and len(whos) == 4
+    assert [who.startswith("ImageFolder, DataLoader of") for who in whos].count(True) == 1
+    (folder / "class0" / ".hidden.png").touch()  # a picture for ImageFolder alone
+    with pytest.raises(DataError, match="10 pictures for us, 11 for ImageFolder"):
+        data.rows(folder, precision="fp32", repeats=1, peers=True)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.txt").write_text("../set/class0/000.png a\n../set/class1/000.png b\n")
+    shutil.copytree(folder, tmp_path / "apart" / "train")
+    with pytest.raises(DataError, match="no class folders"):
+        data.rows(tmp_path / "lists" / "list.txt", precision="fp32", repeats=1, peers=True)
+    (tmp_path / "apart" / "train" / "class0" / ".hidden.png").unlink()
+    (tmp_path / "apart" / "val").mkdir()
+    shutil.copytree(folder / "class1", tmp_path / "apart" / "val" / "class1")
+    shutil.copytree(folder / "class0", tmp_path / "apart" / "val" / "class0")
+    assert len(data.rows(tmp_path / "apart", precision="fp32", repeats=1, peers=True)) == 4
+
+
+def test_the_verb_prints_one_document(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(lrn, "SHAPES", ((2, 8, 5, 5),))
+    monkeypatch.setattr(lrn, "memory", lambda repeats, peers: [])
+    monkeypatch.setenv("COLUMNS", "140")
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "lrn", "--repeats", "1", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert not caught.value.code and set(said) == {"machine", "rows"} and len(said["rows"]) >= 2
+    with pytest.raises(SystemExit):
+        main(["bench", "lrn", "--repeats", "1"])
+    assert "LRN 2x8x5x5 fp32" in capsys.readouterr().out
