@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -136,10 +136,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of the bytes of `path`."""
+def sha256(path: Path, *, between: Callable[[], None] = lambda: None) -> str:
+    """The hexadecimal SHA-256 of the bytes of `path`; `between` is called now and then, and may raise to end it."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(1 << 24):
+            digest.update(piece)
+            between()
+    return digest.hexdigest()
 
 
 @contextmanager

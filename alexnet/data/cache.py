@@ -1,7 +1,14 @@
 """The cache: the folder for data that was made or downloaded, and can be again."""
 
 import os
+import struct
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Final
+
+# What reading an .npz raises that was cut short, overwritten or written by another program.
+DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 def cache_folder() -> Path:

@@ -7,9 +7,6 @@ are not looked at again; one that has changed is noticed when it is read (`Sampl
 import hashlib
 import io
 import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +16,7 @@ import numpy as np
 
 from .. import files
 from ..errors import DataError
-from .cache import cache_folder
+from .cache import DAMAGE, cache_folder
 from .classes import Classes
 from .samples import Samples
 
@@ -27,8 +24,6 @@ Sets = tuple[Samples, Samples | None]
 VERSION = 1
 WORTH_KEEPING = 50_000  # rows; fewer are found anew within a second or two
 COLUMNS = ("file", "offset", "size", "label", "name_at")
-# What a cache file that was cut short or overwritten raises when it is read.
-DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 def indexed(kind: str, paths: Sequence[Path], find: Callable[[], Sets], *, tar: bool) -> Sets:

@@ -10,7 +10,6 @@ block is cut off when the same command is given again. pack.json comes last, and
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -27,12 +26,13 @@ import numpy as np
 
 from .. import files, stop
 from ..errors import BadImage, DataError, Stopped, UsageError
+from .cache import DAMAGE
 from .decode import decode
 from .loader import BadImages, in_turn, pixels
 from .packed import BEGUN, COLUMNS, PACK, SCHEMA, SETS, is_pack, pack_parts
 from .preprocess import Preprocess
 from .samples import Samples, shown
-from .stats import DAMAGE, Sums, keep, reach
+from .stats import Sums, keep, reach
 
 Form = Literal["jpeg", "raw"]
 Add = Callable[[int, bytes], tuple[str, int]]
@@ -266,7 +266,11 @@ def _written(
             "bad": state.bad,
             "psnr": 10 * math.log10(255**2 / error) if error else None,  # decibels, of the JPEGs to the stored forms
             "files": [
-                {"name": name, "bytes": (work.out / name).stat().st_size, "sha256": _sha256(work.out / name)}
+                {
+                    "name": name,
+                    "bytes": (work.out / name).stat().st_size,
+                    "sha256": files.sha256(work.out / name, between=partial(_go_on, work.out)),
+                }
                 for name in names
             ],
         }
@@ -277,14 +281,10 @@ def _written(
     return {**asked, "sets": sets}
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 24):
-            digest.update(piece)
-            if stop.requested():
-                raise Stopped(f"{shown(str(path))}: stopped while reading it again; the same command goes on")
-    return digest.hexdigest()
+def _go_on(out: Path) -> None:
+    """Stopped, where a signal came."""
+    if stop.requested():
+        raise Stopped(f"{shown(str(out))}: stopped while packing; the same command goes on")
 
 
 def _pack(work: _Work, state: _State, threads: int, progress: Callable[[int], None]) -> None:
@@ -297,8 +297,7 @@ def _pack(work: _Work, state: _State, threads: int, progress: Callable[[int], No
             with files.growing(work.index, state.index) as index, _container(work, number, state.sums.count) as add:
                 lines = [COLUMNS] if number == 0 else []
                 for _ in blocks[number]:
-                    if stop.requested():
-                        raise Stopped(f"{shown(str(work.out))}: stopped while packing; the same command goes on")
+                    _go_on(work.out)
                     some = next(made)
                     for row, content in some.good:
                         label = shown(work.samples.classes.keys[int(work.samples.label[row])])

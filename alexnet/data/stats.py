@@ -3,9 +3,6 @@
 import hashlib
 import io
 import json
-import struct
-import zipfile
-import zlib
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +13,13 @@ from numpy.typing import NDArray
 
 from .. import files, stop
 from ..errors import BadImage, DataError, Stopped, UsageError
+from .cache import DAMAGE
 from .decode import decode, raw_form, stored_form
 from .loader import BadImages, in_turn
 from .preprocess import Preprocess
 from .samples import Samples, shown
 
 ROWS_AT_A_TIME: Final = 64
-# What a cache file that was cut short or overwritten raises when it is read.
-DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True, eq=False)
