@@ -23,14 +23,30 @@ def device_of(name: str) -> torch.device:
 
 
 def precision_of(name: str, device: torch.device) -> str:
-    """auto | fp32 | bf16 -> fp32 or bf16; auto takes bf16 where the hardware multiplies in it."""
+    """auto | fp32 | tf32 | bf16 -> fp32, tf32 or bf16; auto takes bf16 where the hardware multiplies in it."""
     if name in ("fp32", "bf16"):
         return name
+    if name == "tf32":
+        if device.type != "cuda":
+            raise UsageError(f"--precision tf32: of NVIDIA's GPUs only, not of {device.type}")
+        return name
     if name != "auto":
-        raise UsageError(f"--precision {name}: unknown; known are auto, fp32, bf16")
+        raise UsageError(f"--precision {name}: unknown; known are auto, fp32, tf32, bf16")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def multiply_in(precision: str, device: torch.device) -> None:
+    """Sets, for the whole process, how a GPU multiplies float32, which torch leaves to itself, and by which algorithm.
+
+    fp32 is float32; tf32 rounds the factors to 10 bits. cuDNN tries its algorithms once for each size it meets.
+    """
+    if device.type == "cuda":
+        way = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = way
+        torch.backends.cudnn.conv.fp32_precision = way  # pyrefly: ignore[missing-attribute]
+        torch.backends.cudnn.benchmark = True
 
 
 def cores() -> int:

@@ -35,7 +35,7 @@ def evaluate(
         views: 1, 5 (corners, centre) or 10 (and mirrored)
         batch_size: views that go through at once
         device: auto, cpu, cuda or mps
-        precision: auto, fp32 or bf16
+        precision: auto, fp32, tf32 or bf16
         workers: threads that decode
         seed: of an untrained variant's weights
         bad_images: error, or skip (counted as wrong)

@@ -63,7 +63,7 @@ def train(
         batch_size: pictures an update
         lr: learning rate
         dropout: share dropped in fc6 and fc7
-        precision: auto, fp32 or bf16
+        precision: auto, fp32, tf32 or bf16
         accumulate: parts a batch goes through in
         seed: of weights, order and augmentation
         max_time: 90s, 20m, 2h; becomes a number of steps at the start

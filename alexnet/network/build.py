@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alexnet.errors import UsageError
 from alexnet.network import variants
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.kernels import PLAIN, Kernels, convolved, normalised
+from alexnet.network.kernels import PLAIN, Kernels, convolved, normalised, pooled
 from alexnet.network.variants import (
     LRN,
     AdaptivePool,
@@ -46,6 +46,13 @@ class Draw:
     step: int
     total: int
     offset: int
+    generators: dict[int, torch.Generator] = field(default_factory=dict, compare=False)  # by layer; set at each use
+
+    def generator(self, layer: int, device: torch.device) -> torch.Generator:
+        """A layer's, at the beginning of its numbers of this step."""
+        if layer not in self.generators:
+            self.generators[layer] = torch.Generator(device)
+        return self.generators[layer].manual_seed(_mix(self.seed, self.step, layer))
 
 
 def build(variant: str | Variant, classes: int = 1000, *, seed: int = 0, dropout: float | None = None) -> "AlexNet":
@@ -102,9 +109,41 @@ class AlexNet(nn.Module):
         """
         self._check(images)
         x = images
+        if self.kernels.towers == "apart":
+            return self._apart(x, draw)
         for index, row in enumerate(self.variant.layers):
-            x = self._layer(row, x, draw, index, inplace=True)
+            if not (isinstance(row, ReLU) and self._rectified(index - 1)):
+                x = self._layer(row, x, draw, index, inplace=True)
         return x
+
+    def _apart(self, images: Tensor, draw: Draw | None) -> Tensor:
+        """`forward` with each tower a map of its own, from the layer that fills it to the one that reads both."""
+        xs = [images]
+        for index, row in enumerate(self.variant.layers):
+            if isinstance(row, ReLU) and self._rectified(index - 1):
+                continue
+            if isinstance(row, Conv):
+                xs = self._convolution(row, xs, index, inplace=True, parts=self._parts(index))
+            elif isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers == len(xs) > 1):
+                alone = replace(row, towers=1) if isinstance(row, LRN) else row
+                xs = [self._layer(alone, x, draw, index, inplace=True) for x in xs]
+            else:
+                xs = [self._layer(row, torch.cat(xs, 1) if len(xs) > 1 else xs[0], draw, index, inplace=True)]
+        return xs[0]
+
+    def _parts(self, index: int) -> int:
+        """Into how many towers the `index`-th row, a convolution, parts its maps: those the next one reads, if any."""
+        for row in self.variant.layers[index + 1 :]:
+            if isinstance(row, Conv):
+                return row.groups
+            if not (isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers > 1)):
+                break
+        return 1
+
+    def _rectified(self, index: int) -> bool:
+        """Whether the `index`-th row is a convolution with a ReLU behind it: in `forward` they are one."""
+        rows = self.variant.layers[max(0, index) : index + 2]
+        return len(rows) == 2 and isinstance(rows[0], Conv) and isinstance(rows[1], ReLU)
 
     def trace(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """(B, 3, side, side) -> the named activations, all by default, each (B, C, H, W) or (B, C), by the names given.
@@ -126,17 +165,20 @@ class AlexNet(nn.Module):
         return {name: had[ours] for name, ours in asked.items()}
 
     def _layer(self, row: Row, x: Tensor, draw: Draw | None, index: int, *, inplace: bool) -> Tensor:
-        """What the `index`-th row makes of x. `inplace` lets a ReLU write over an x that no one else holds."""
+        """What the `index`-th row makes of x.
+
+        `inplace`, where no one else holds x: a ReLU writes over it, one behind a convolution is made with it.
+        """
         match row:
             case Conv():
-                layer = self.get_submodule(row.name)
-                return convolved(row, x, layer.get_parameter("weight"), layer.get_parameter("bias"), self.kernels)
+                ys = self._convolution(row, [x], index, inplace=inplace, parts=1)
+                return torch.cat(ys, 1) if len(ys) > 1 else ys[0]
             case ReLU():
                 return F.relu(x, inplace=inplace)
             case LRN() | WithinMapLRN():
                 return normalised(row, x, self.kernels)
             case MaxPool():
-                return F.max_pool2d(x, row.kernel, row.stride, ceil_mode=row.ceil)
+                return pooled(row, x, self.kernels)
             case AdaptivePool():
                 return F.adaptive_avg_pool2d(x, row.side)
             case BatchNorm():
@@ -146,6 +188,11 @@ class AlexNet(nn.Module):
             case Dropout():
                 p = row.p if self.dropout is None else self.dropout
                 return _dropped(x, p, draw, index) if self.training and p > 0 else x
+
+    def _convolution(self, row: Conv, xs: list[Tensor], index: int, *, inplace: bool, parts: int) -> list[Tensor]:
+        layer, rectified = self.get_submodule(row.name), inplace and self._rectified(index)
+        weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+        return convolved(row, xs, weight, bias, self.kernels, rectified=rectified, parts=parts)
 
     def _check(self, images: Tensor) -> None:
         side = self.variant.side
@@ -208,8 +255,8 @@ def _dropped(x: Tensor, p: float, draw: Draw | None, layer: int) -> Tensor:
     rows = slice(draw.offset, draw.offset + len(x))
     if not 0 <= rows.start <= rows.stop <= draw.total:
         raise ValueError(f"rows {rows.start}…{rows.stop} do not lie in a batch of {draw.total}")
-    generator = torch.Generator(x.device).manual_seed(_mix(draw.seed, draw.step, layer))
     # Always float32, so that a network in another precision drops the same values.
+    generator = draw.generator(layer, x.device)
     kept = torch.empty(draw.total, *x.shape[1:], device=x.device).bernoulli_(1 - p, generator=generator)
     return x * kept[rows].div_(1 - p).to(x.dtype)
 

@@ -5,7 +5,7 @@ size and precision, each the way training uses it, forward and backward.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -15,13 +15,22 @@ from torch import Tensor
 
 from alexnet.errors import UsageError
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.lrn import has_numba, lrn, within_map
-from alexnet.network.variants import LRN, Conv, Variant, WithinMapLRN
+from alexnet.network.lrn import has_numba, has_triton, lrn, within_map
+from alexnet.network.variants import LRN, Conv, MaxPool, Variant, WithinMapLRN
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "lrn": ("torch", "numba"),  # plain torch; compiled for the processor
+    "lrn": ("torch", "numba", "triton"),  # plain torch; compiled for the processor; for a GPU
     "conv1": ("direct", "blocks"),  # as it stands; 4 x 4 pixels as 48 channels, then 3 x 3 with stride 1
     "towers": ("grouped", "apart"),  # one convolution of two groups; two convolutions
+    "maps": ("torch", "triton"),  # bias with ReLU, and pooling, by which it is chosen: torch's; for a GPU, a pass each
+    "step": ("launches", "graph"),  # kernel by kernel; forward and backward as one CUDA graph
+}
+# what is for one kind of device only
+DEVICES = {
+    ("lrn", "numba"): "cpu",
+    ("lrn", "triton"): "cuda",
+    ("maps", "triton"): "cuda",
+    ("step", "graph"): "cuda",
 }
 REPEATS = 3  # of each alternative, in turn
 MOST_IMAGES = 32  # measured: what is faster for these is faster for more
@@ -34,6 +43,8 @@ class Kernels:
     lrn: str
     conv1: str
     towers: str
+    maps: str
+    step: str
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -51,30 +62,78 @@ class Kernels:
             raise UsageError(f"{where}: kernels: lrn numba: numba is not installed here (pip install 'alexnet[fast]')")
         return made
 
+    def check(self, device: torch.device, where: str) -> None:
+        """UsageError naming `where`: a kernel is not for the device."""
+        for (choice, one), kind in DEVICES.items():
+            if getattr(self, choice) == one and kind != device.type:
+                raise UsageError(f"{where}: kernels: {choice} {one}: not for {device.type}; use --device {kind}")
+
     def to_json(self) -> dict[str, str]:
         """What environment.json holds."""
         return asdict(self)
 
 
-PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped")
+PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped", maps="torch", step="launches")
 
 
 def unmeasured(device: torch.device) -> Kernels:
-    """The compiled normalization where it is installed and serves, else `PLAIN`: for work of many batches."""
-    return replace(PLAIN, lrn="numba") if has_numba() and device.type == "cpu" else PLAIN
+    """What is compiled for the device where that is installed, else `PLAIN`: for work of many batches."""
+    return replace(PLAIN, lrn=_here("lrn", device)[-1], maps=_here("maps", device)[-1])
 
 
-def convolved(row: Conv, x: Tensor, weight: Tensor, bias: Tensor, kernels: Kernels) -> Tensor:
-    """The convolution of a row: (B, C, H, W) -> (B, out, H', W')."""
-    before, after = row.pad.before, row.pad.after
+def _here(choice: str, device: torch.device) -> list[str]:
+    """The alternatives of a choice that this machine has for a device, the plain one first."""
+    installed = {"numba": has_numba, "triton": has_triton}
+    return [
+        one for one in CHOICES[choice]
+        if DEVICES.get((choice, one), device.type) == device.type and installed.get(one, lambda: True)()
+    ]  # fmt: skip
+
+
+def convolved(
+    row: Conv, xs: Sequence[Tensor], weight: Tensor, bias: Tensor, kernels: Kernels, *, rectified: bool = False,
+    parts: int = 1,
+) -> list[Tensor]:  # fmt: skip
+    """The convolution of a row, `rectified` with the ReLU behind it: maps (B, C, H, W) -> maps (B, out, H', W').
+
+    `xs` is one map or its towers, the runs of its channels. What comes out is in `parts` towers; of a layer that has
+    towers, in those where the kernels say "apart".
+    """
+    stride, before, after, groups = row.stride, row.pad.before, row.pad.after, row.groups
+    x = xs[0] if len(xs) == 1 else torch.cat(list(xs), 1) if len(xs) != groups else None
+    if kernels.towers == "apart" and groups > 1:
+        inputs = list(xs) if x is None else list(x.chunk(groups, 1))
+        parts, groups = groups, 1
+    else:
+        inputs = [torch.cat(list(xs), 1) if x is None else x]
     if kernels.conv1 == "blocks" and _is_first(row):
-        return _in_blocks(row, x, weight, bias)
-    if before != after:
-        x, before = F.pad(x, (before, after) * 2), 0
-    if kernels.towers == "apart" and row.groups > 1:
-        parts = zip(x.chunk(row.groups, 1), weight.chunk(row.groups), bias.chunk(row.groups), strict=True)
-        return torch.cat([F.conv2d(part, w, b, row.stride, before) for part, w, b in parts], 1)
-    return F.conv2d(x, weight, bias, row.stride, before, 1, row.groups)
+        blocks, weight = _in_blocks(row, inputs[0], weight)
+        inputs, stride, before = [blocks], 1, 0
+    elif before != after:
+        inputs, before = [F.pad(one, (before, after) * 2) for one in inputs], 0
+    inputs = inputs * (parts // len(inputs))
+    pieces = zip(inputs, _parted(weight, parts), _parted(bias, parts), strict=True)
+    if not rectified:
+        return [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in pieces]
+    if kernels.maps == "triton":
+        from .maps_gpu import bias_relu
+
+        return [bias_relu(F.conv2d(x, w, None, stride, before, 1, groups), b) for x, w, b in pieces]
+    return [F.relu(F.conv2d(x, w, b, stride, before, 1, groups), inplace=True) for x, w, b in pieces]
+
+
+def _parted(x: Tensor, parts: int) -> Sequence[Tensor]:
+    return [x] if parts == 1 else x.chunk(parts)
+
+
+def pooled(row: MaxPool, x: Tensor, kernels: Kernels) -> Tensor:
+    """The pooling of a row: (B, C, H, W) -> (B, C, H', W')."""
+    if kernels.maps == "triton":
+        from .maps_gpu import max_pool
+
+        _, height, width = out_shape(row, (x.shape[1], x.shape[2], x.shape[3]), 1)
+        return max_pool(x, side=row.kernel, stride=row.stride, out=(height, width))
+    return F.max_pool2d(x, row.kernel, row.stride, ceil_mode=row.ceil)
 
 
 def _is_first(row: Conv) -> bool:
@@ -82,8 +141,11 @@ def _is_first(row: Conv) -> bool:
     return (row.kernel, row.stride, row.groups) == (11, 4, 1)
 
 
-def _in_blocks(row: Conv, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The first convolution on blocks of 4 x 4 pixels: the kernel gets a twelfth row and column of zeros."""
+def _in_blocks(row: Conv, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures and weights of the first layer as blocks of 4 x 4 pixels, to be convolved with stride 1.
+
+    The weights get a twelfth row and column of zeros.
+    """
     B, C, H, W = x.shape
     sides = [(n + row.pad.before + row.pad.after - 11) // 4 + 3 for n in (H, W)]  # in blocks
     ends = [4 * side - n - row.pad.before for side, n in zip(sides, (H, W), strict=True)]
@@ -91,7 +153,7 @@ def _in_blocks(row: Conv, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     h, w = sides
     blocks = padded.reshape(B, h, 4, w, 4, C).permute(0, 1, 3, 2, 4, 5).reshape(B, h, w, 16 * C).permute(0, 3, 1, 2)
     wide = F.pad(weight, (0, 1, 0, 1)).reshape(-1, C, 3, 4, 3, 4).permute(0, 3, 5, 1, 2, 4).reshape(-1, 16 * C, 3, 3)
-    return F.conv2d(blocks, wide, bias)
+    return blocks, wide
 
 
 def fastest(
@@ -104,8 +166,11 @@ def fastest(
     images = max(1, min(batch, MOST_IMAGES))  # accumulated parts may be empty
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     made, measured = PLAIN, dict[str, dict[str, float]]()
-    for choice, alternatives in CHOICES.items():
-        if choice == "lrn" and (not has_numba() or device.type != "cpu"):
+    for choice in CHOICES:
+        alternatives = _here(choice, device)
+        if choice == "step":  # a graph is never slower
+            made = replace(made, step=alternatives[-1])
+        if choice == "step" or len(alternatives) == 1:
             continue
         runs = {one: _layers(variant, replace(PLAIN, **{choice: one}), choice, images, dtype, device)
                 for one in alternatives}  # fmt: skip
@@ -135,6 +200,9 @@ def _layers(
                 if (choice == "conv1" and _is_first(row)) or (choice == "towers" and row.groups > 1):
                     size = (row.out, shape[0] // row.groups, row.kernel, row.kernel)
                     found.append(_convolution(row, kernels, (images, *shape), size, (images, *out), dtype, device))
+            case MaxPool():
+                if choice == "maps":
+                    found.append(_pooling(row, kernels, (images, *shape), (images, *out), dtype, device))
             case LRN() | WithinMapLRN():
                 if choice == "lrn":
                     found.append(_normalisation(row, kernels, (images, *shape), dtype, device))
@@ -153,12 +221,25 @@ def _convolution(
     row: Conv, kernels: Kernels, shape: tuple[int, ...], size: tuple[int, ...], out: tuple[int, ...],
     dtype: torch.dtype, device: torch.device,
 ) -> Callable[[], object]:  # fmt: skip
-    x, weight, g = (_random(one, dtype, device) for one in (shape, size, out))
+    towers = row.groups if kernels.towers == "apart" else 1
+
+    def maps(shape: tuple[int, ...]) -> list[Tensor]:
+        return [_random((shape[0], shape[1] // towers, *shape[2:]), dtype, device) for _ in range(towers)]
+
+    xs, gs, weight = maps(shape), maps(out), _random(size, dtype, device).requires_grad_()
     bias = torch.zeros(row.out, dtype=dtype, device=device, requires_grad=True)
-    wanted = [weight.requires_grad_(), bias]
+    wanted = [weight, bias]
     if not _is_first(row):  # no one asks for the pictures' gradient
-        wanted.append(x.requires_grad_())
-    return lambda: torch.autograd.grad(convolved(row, x, weight, bias, kernels), wanted, g)
+        wanted += [x.requires_grad_() for x in xs]
+    return lambda: torch.autograd.grad(convolved(row, xs, weight, bias, kernels), wanted, gs)
+
+
+def _pooling(
+    row: MaxPool, kernels: Kernels, shape: tuple[int, ...], out: tuple[int, ...], dtype: torch.dtype,
+    device: torch.device,
+) -> Callable[[], object]:  # fmt: skip
+    x, g = _random(shape, dtype, device).requires_grad_(), _random(out, dtype, device)
+    return lambda: torch.autograd.grad(pooled(row, x, kernels), x, g)
 
 
 def _normalisation(
@@ -171,7 +252,8 @@ def _normalisation(
 def normalised(row: LRN | WithinMapLRN, x: Tensor, kernels: Kernels) -> Tensor:
     """The normalization of a row: (B, C, H, W) -> the same."""
     if isinstance(row, WithinMapLRN):
-        return within_map(x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, kernel=kernels.lrn)
+        kernel = "torch" if kernels.lrn == "triton" else kernels.lrn  # there is none for windows of pixels
+        return within_map(x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, kernel=kernel)
     return lrn(
         x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, divide=row.divide, towers=row.towers,
         kernel=kernels.lrn,

@@ -1,8 +1,9 @@
 """Local response normalization: x · v^-beta, v = k + a·Σx² over a window of channels, or of pixels of one map.
 
-One operator, `alexnet::lrn`, and its backward; autograd, `torch.compile` and `torch.export` see no further. Two kernels
-compute it on the processor: "numba" (`lrn_cpu.py`), where numba is installed, and "torch", on any device, here. They
-agree within rounding, and each gives equal bytes for equal input at any number of threads.
+One operator, `alexnet::lrn`, and its backward; autograd, `torch.compile` and `torch.export` see no further. Three
+kernels compute it: "torch", on any device, here; "numba" (`lrn_cpu.py`) on the processor, where numba is installed; and
+"triton" (`lrn_gpu.py`) on a GPU, over channels. They agree within rounding, and each gives equal bytes for equal input
+at any number of threads.
 
 In the plain one both windows are one computation. A block of the channels-last map is squared into a buffer with
 `size`//2 zeros behind every run of values, in which neighbours lie a fixed step apart; the windowed sum is then a few
@@ -15,6 +16,8 @@ Sums are float32, or float64 for a float64 input.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor
 
 BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
-KERNELS = ("auto", "torch", "numba")
+KERNELS = ("auto", "torch", "numba", "triton")
 
 
 def lrn(
@@ -49,15 +52,23 @@ def within_map(x: Tensor, *, size: int, k: float, alpha: float, beta: float, ker
     return _lrn(x, size, k, alpha / size**2, beta, WITHIN, kernel)
 
 
-def chosen(kernel: str, x: Tensor) -> str:
-    """The kernel that `kernel` means for x: "auto" is the compiled one where it is installed and takes x."""
-    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    if kernel == "auto":
-        return "numba" if fits and has_numba() else "torch"
+def chosen(kernel: str, x: Tensor, *, within: bool = False) -> str:
+    """The kernel that `kernel` means for x: "auto" is the compiled one where it is installed and takes x.
+
+    `within`: for windows of a map's pixels, of which a GPU has the plain kernel alone.
+    """
     if kernel not in KERNELS:
         raise ValueError(f"kernel {kernel}: known are {', '.join(KERNELS)}")
-    if kernel == "numba" and not fits:
-        raise ValueError(f"kernel numba: takes float32 or bfloat16 on the processor, not {x.dtype} on {x.device}")
+    fits = {
+        "numba": x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16),
+        "triton": x.device.type == "cuda" and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and not within,
+    }
+    if kernel == "auto":
+        there = {"numba": has_numba, "triton": has_triton}
+        return next((name for name, fitting in fits.items() if fitting and there[name]()), "torch")
+    if not fits.get(kernel, True):
+        where = "float32 or bfloat16 on the processor" if kernel == "numba" else "windows over channels on a GPU"
+        raise ValueError(f"kernel {kernel}: takes {where}, not {x.dtype} on {x.device}")
     return kernel
 
 
@@ -71,17 +82,26 @@ def has_numba() -> bool:
     return True
 
 
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed, as it is with the builds of torch that know GPUs."""
+    return find_spec("triton") is not None
+
+
 WITHIN = 0  # towers of the form whose window lies within a map
+COMPILED = {"numba": "lrn_cpu", "triton": "lrn_gpu"}
+
+
+def _compiled(kernel: str) -> Any:
+    return import_module(f".{COMPILED[kernel]}", __package__)
 
 
 @torch.library.custom_op("alexnet::lrn", mutates_args=())
 def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
-    values = _values(x)
-    if chosen(kernel, x) == "numba":
-        from . import lrn_cpu
-
+    values, kernel = _values(x), chosen(kernel, x, within=towers == WITHIN)
+    if kernel in COMPILED:
         y = torch.empty_like(values)
-        lrn_cpu.forward(values, y, size=size, k=k, a=a, beta=beta, towers=towers)
+        _compiled(kernel).forward(values, y, size=size, k=k, a=a, beta=beta, towers=towers)
     else:
         window = _Window.of(values, size, k, a, beta, towers)
         y = _forward(values.reshape(-1, *window.inner), window).view(values.shape)
@@ -90,12 +110,10 @@ def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, ker
 
 @torch.library.custom_op("alexnet::lrn_backward", mutates_args=())
 def _lrn_backward(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
-    values, slopes = _values(x), _values(g)
-    if chosen(kernel, x) == "numba":
-        from . import lrn_cpu
-
+    values, slopes, kernel = _values(x), _values(g), chosen(kernel, x, within=towers == WITHIN)
+    if kernel in COMPILED:
         dx = torch.empty_like(values)
-        lrn_cpu.backward(values, slopes, dx, size=size, k=k, a=a, beta=beta, towers=towers)
+        _compiled(kernel).backward(values, slopes, dx, size=size, k=k, a=a, beta=beta, towers=towers)
     else:
         window = _Window.of(values, size, k, a, beta, towers)
         items = (-1, *window.inner)

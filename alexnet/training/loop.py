@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..network.build import AlexNet, Draw
 from ..ranks import cores
 from ..weights import checkpoint
 from ..weights.run import Run, fit
+from .graph import Graphed, Pass
 from .optim import rate, set_rate
 from .recipes import Recipe
 
@@ -83,6 +84,12 @@ class Job:
     save_every: int = 1000
     deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
     state: State = field(default_factory=State)
+
+    @cached_property
+    def passed(self) -> Pass:
+        """The pass of a step, as the network's kernels say: launched kernel by kernel, or one graph."""
+        launched = partial(there_and_back, self)
+        return Graphed(launched, list(self.model.parameters())) if self.model.kernels.step == "graph" else launched
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
@@ -157,6 +164,15 @@ def step(
     set_rate(job.rule, lr, velocity_holds_rate=job.recipe.optimizer == "sgd-2012")
     job.model.train()
     job.rule.zero_grad(set_to_none=True)
+    loss_sum, correct = job.passed(images, labels, Draw(seed=job.seed, step=number, total=len(labels), offset=0))
+    job.rule.step()
+    return loss_sum, correct
+
+
+def there_and_back(
+    job: Job, images: torch.Tensor, labels: torch.Tensor, draw: Draw
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pass of a step, forward and backward: gradients added up, summed loss and count of right answers."""
     total = len(labels)
     # the article sums over the batch, everyone else takes the mean
     scale = 1.0 if job.recipe.loss == "double-softmax-sum" else 1.0 / total
@@ -165,13 +181,12 @@ def step(
     begin = 0
     for x, y in zip(images.tensor_split(job.accumulate), labels.tensor_split(job.accumulate), strict=True):
         with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
-            logits = job.model(x, Draw(seed=job.seed, step=number, total=total, offset=begin))
+            logits = job.model(x, replace(draw, offset=begin))
         loss = loss_of(job.recipe, logits.float(), y)
         (loss * scale).backward()
         loss_sum += loss.detach()
         correct += (logits.detach().argmax(1) == y).sum()
         begin += len(y)
-    job.rule.step()
     return loss_sum, correct
 
 

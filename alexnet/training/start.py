@@ -35,7 +35,7 @@ from ..network.build import AlexNet, build
 from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.lrn import has_numba
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, precision_of, processor
+from ..ranks import cores, device_of, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
@@ -232,6 +232,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError("--val and --val-fraction: name one of them")
     device = device_of(asked.device)
     precision = precision_of(asked.precision, device)
+    multiply_in(precision, device)
     given = None
     source = asked.weights or ("imagenet" if chosen.replace_head else None)
     run = run_named(asked.run) if asked.run else None
@@ -331,10 +332,7 @@ def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job:
         )
     torch.set_num_threads(run.threads())
     job.model.kernels = Kernels.of(run.json("environment.json").get("kernels"), str(run.folder / "environment.json"))
-    if job.model.kernels.lrn == "numba" and job.device.type != "cpu":
-        raise UsageError(
-            f"{run.folder}: begun with kernel numba, which the {job.device.type} has not; use --device cpu"
-        )
+    job.model.kernels.check(job.device, str(run.folder / "environment.json"))
     if kernels == "plain" and job.model.kernels != PLAIN:
         pairs = zip(job.model.kernels.to_json().items(), PLAIN.to_json().values(), strict=True)
         differences = [f"  {name}: {there} there, {plain} asked (--kernels plain)"
@@ -399,13 +397,12 @@ def kernels_for(model: Variant, *, batch: int, precision: str, device: torch.dev
 def choose_kernels(job: Job, asked: str, console: Console) -> None:
     """Gives the network the kernels that were asked for."""
     if asked == "auto":
-        job.model.kernels = kernels_for(
-            job.model.variant,
-            batch=job.recipe.batch_size // job.accumulate,
-            precision=job.precision,
-            device=job.device,
-            console=console,
+        batch = job.recipe.batch_size // job.accumulate
+        kernels = kernels_for(
+            job.model.variant, batch=batch, precision=job.precision, device=job.device, console=console
         )
+        # the parts of a batch draw from the same numbers, and a graph draws on
+        job.model.kernels = replace(kernels, step="launches") if job.accumulate > 1 else kernels
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Every way of computing a network against the plain one, forward and gradient, all variants."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from alexnet.network.kernels import CHOICES, PLAIN, Kernels, fastest
 from alexnet.network.variants import VARIANTS, variant
 
 OTHERS = [
-    Kernels(lrn="numba", conv1="direct", towers="grouped"),
-    Kernels(lrn="torch", conv1="blocks", towers="grouped"),
-    Kernels(lrn="torch", conv1="direct", towers="apart"),
-    Kernels(lrn="numba", conv1="blocks", towers="apart"),
+    replace(PLAIN, lrn="numba"),
+    replace(PLAIN, conv1="blocks"),
+    replace(PLAIN, towers="apart"),
+    replace(PLAIN, lrn="numba", conv1="blocks", towers="apart"),
 ]
 
 
@@ -58,9 +59,9 @@ def test_every_choice_equals_the_plain_one(name):
 
 def test_a_measurement_names_what_it_measured():
     made, measured = fastest(variant("paper"), batch=1, precision="fp32", device=torch.device("cpu"))
-    assert measured.keys() == CHOICES.keys()
+    assert set(measured) == {"lrn", "conv1", "towers"}  # the rest is for a GPU
     for choice, seconds in measured.items():
-        assert set(seconds) == set(CHOICES[choice]) and min(seconds.values()) > 0
+        assert set(seconds) == set(CHOICES[choice]) - {"triton"} and min(seconds.values()) > 0
         assert getattr(made, choice) == min(seconds, key=seconds.__getitem__)
     made, measured = fastest(variant("torchvision"), batch=1, precision="fp32", device=torch.device("cpu"))
     assert set(measured) == {"conv1"} and (made.lrn, made.towers) == (PLAIN.lrn, PLAIN.towers)

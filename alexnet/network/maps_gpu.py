@@ -1,0 +1,209 @@
+"""What stands between convolutions, for a GPU by Triton: bias and ReLU in one pass, and max-pooling.
+
+torch's own are several passes over maps that do not fit the cache, and its pooling of channels-last maps is far from
+what the memory allows. Each of these reads a value once and writes it once, forward and backward. Operators of
+`torch.library`, so that autograd, `torch.compile` and `torch.export` see no further.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+kernel: Any = triton.jit
+RELU, POOL = {"P": 16, "C": 128}, {"P": 32, "C": 32}  # pixels and channels of a tile
+ROUNDS = 16  # tiles one after another whose biases' gradients a program adds up
+
+
+@kernel
+def _bias_relu(x_at, bias_at, y_at, pixels, channels, P: tl.constexpr, C: tl.constexpr):
+    pixel, channel = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
+    at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    there = (pixel < pixels)[:, None] & (channel < channels)[None, :]
+    bias = tl.load(bias_at + channel, channel < channels, 0.0).to(tl.float32)
+    v = tl.load(x_at + at, there, 0.0).to(tl.float32) + bias[None, :]
+    tl.store(y_at + at, tl.where(v <= 0, 0.0, v).to(y_at.dtype.element_ty), there)  # NaN stays NaN
+
+
+@kernel
+def _bias_relu_backward(
+    y_at, g_at, dx_at, sums_at, pixels, channels, P: tl.constexpr, C: tl.constexpr, ROUNDS: tl.constexpr
+):
+    channel = tl.program_id(1) * C + tl.arange(0, C)
+    total = tl.zeros((P, C), tl.float32)
+    for turn in range(ROUNDS):
+        pixel = (tl.program_id(0) * ROUNDS + turn) * P + tl.arange(0, P)
+        at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+        there = (pixel < pixels)[:, None] & (channel < channels)[None, :]
+        y, g = tl.load(y_at + at, there, 0.0), tl.load(g_at + at, there, 0.0)
+        slope = tl.where(y <= 0, 0.0, g.to(tl.float32))
+        tl.store(dx_at + at, slope.to(dx_at.dtype.element_ty), there)
+        total += slope
+    tl.store(sums_at + tl.program_id(0) * channels + channel, tl.sum(total, 0), channel < channels)
+
+
+@kernel
+def _max_pool(
+    x_at, y_at, which_at, pixels, H, W, channels, OH, OW, SIDE: tl.constexpr, STRIDE: tl.constexpr, P: tl.constexpr,
+    C: tl.constexpr,
+):  # fmt: skip
+    pixel, channel = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
+    image, top, left = pixel // (OH * OW), pixel // OW % OH * STRIDE, pixel % OW * STRIDE
+    there = (pixel < pixels)[:, None] & (channel < channels)[None, :]
+    best = tl.full((P, C), float("-inf"), tl.float32)
+    which = tl.zeros((P, C), tl.int32)
+    for i in tl.static_range(SIDE):
+        for j in tl.static_range(SIDE):
+            h, w = top + i, left + j
+            at = ((image * H + h).to(tl.int64) * W + w)[:, None] * channels + channel[None, :]
+            v = tl.load(x_at + at, there & ((h < H) & (w < W))[:, None], float("-inf")).to(tl.float32)
+            better = (v > best) | (v != v)  # the first of equals, and the last NaN, as torch has it
+            best, which = tl.where(better, v, best), tl.where(better, i * SIDE + j, which)
+    at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(y_at + at, best.to(y_at.dtype.element_ty), there)
+    tl.store(which_at + at, which.to(tl.uint8), there)
+
+
+@kernel
+def _max_pool_backward(
+    g_at, which_at, dx_at, pixels, H, W, channels, OH, OW, SIDE: tl.constexpr, STRIDE: tl.constexpr, P: tl.constexpr,
+    C: tl.constexpr,
+):  # fmt: skip
+    pixel, channel = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
+    image, h, w = pixel // (H * W), pixel // W % H, pixel % W
+    there = (pixel < pixels)[:, None] & (channel < channels)[None, :]
+    total = tl.zeros((P, C), tl.float32)
+    for back in tl.static_range((SIDE + STRIDE - 1) // STRIDE):
+        oh = h // STRIDE - back
+        i = h - oh * STRIDE
+        for left in tl.static_range((SIDE + STRIDE - 1) // STRIDE):
+            ow = w // STRIDE - left
+            j = w - ow * STRIDE
+            seen = (i < SIDE) & (j < SIDE) & (oh >= 0) & (oh < OH) & (ow >= 0) & (ow < OW)
+            at = ((image * OH + oh).to(tl.int64) * OW + ow)[:, None] * channels + channel[None, :]
+            chosen = tl.load(which_at + at, there & seen[:, None], 255).to(tl.int32) == (i * SIDE + j)[:, None]
+            total += tl.where(chosen, tl.load(g_at + at, there & seen[:, None], 0.0).to(tl.float32), 0.0)
+    at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(dx_at + at, total.to(dx_at.dtype.element_ty), there)
+
+
+def _last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already. ValueError for float64."""
+    if x.dtype == torch.float64:
+        raise ValueError("the kernels for a GPU compute in float32, not in float64")
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def _first(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _tiles(x: Tensor, tile: dict[str, int]) -> tuple[int, int]:
+    """How many tiles the values (B, H, W, C) take: pixels, channels."""
+    return triton.cdiv(x.numel() // x.shape[-1], tile["P"]), triton.cdiv(x.shape[-1], tile["C"])
+
+
+@torch.library.custom_op("alexnet::bias_relu", mutates_args=())
+def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
+    """max(x + bias, 0), x (B, C, H, W) and bias (C,) -> (B, C, H, W) channels-last; the sum is float32."""
+    values = _last(x)
+    y = torch.empty_like(values)
+    pixels = values.numel() // values.shape[-1]
+    _bias_relu[_tiles(values, RELU)](values, bias, y, pixels, values.shape[-1], **RELU)
+    return _first(y)
+
+
+@torch.library.custom_op("alexnet::bias_relu_backward", mutates_args=())
+def _bias_relu_slopes(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    values, slopes = _last(y), _last(g)
+    dx = torch.empty_like(values)
+    channels, (rows, columns) = values.shape[-1], _tiles(values, RELU)
+    programs = triton.cdiv(rows, ROUNDS)
+    sums = torch.empty(programs, channels, dtype=torch.float32, device=y.device)
+    _bias_relu_backward[(programs, columns)](
+        values, slopes, dx, sums, values.numel() // channels, channels, ROUNDS=ROUNDS, **RELU
+    )
+    return _first(dx), sums.sum(0)
+
+
+@torch.library.custom_op("alexnet::max_pool", mutates_args=())
+def _max_pool_with_places(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    values = _last(x)
+    B, H, W, C = values.shape
+    y = values.new_empty(B, height, width, C)
+    which = torch.empty_like(y, dtype=torch.uint8)
+    _max_pool[_tiles(y, POOL)](
+        values, y, which, B * height * width, H, W, C, height, width, SIDE=side, STRIDE=stride, **POOL
+    )
+    return _first(y), _first(which)
+
+
+@torch.library.custom_op("alexnet::max_pool_backward", mutates_args=())
+def _max_pool_slopes(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
+    slopes, places = _last(g), _last(which)
+    B, height, width, C = slopes.shape
+    dx = slopes.new_empty(B, H, W, C)
+    _max_pool_backward[_tiles(dx, POOL)](
+        slopes, places, dx, B * H * W, H, W, C, height, width, SIDE=side, STRIDE=stride, **POOL
+    )
+    return _first(dx)
+
+
+@bias_relu.register_fake
+def _(x: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@_bias_relu_slopes.register_fake
+def _(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(y, memory_format=torch.channels_last), y.new_empty(y.shape[1], dtype=torch.float32)
+
+
+@_max_pool_with_places.register_fake
+def _(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    y = x.new_empty(x.shape[0], height, width, x.shape[1]).permute(0, 3, 1, 2)
+    return y, torch.empty_like(y, dtype=torch.uint8)
+
+
+@_max_pool_slopes.register_fake
+def _(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
+    return g.new_empty(g.shape[0], H, W, g.shape[1]).permute(0, 3, 1, 2)
+
+
+def _keep_y(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output)
+    ctx.dtype = inputs[1].dtype
+
+
+def _relu_slope(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+    dx, dbias = _bias_relu_slopes(ctx.saved_tensors[0], g)
+    return dx, dbias.to(ctx.dtype)
+
+
+bias_relu.register_autograd(_relu_slope, setup_context=_keep_y)
+
+
+def _keep_places(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, side, stride, *_ = inputs
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.rest = side, stride, x.shape[2], x.shape[3]
+
+
+def _pool_slope(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return _max_pool_slopes(g, ctx.saved_tensors[0], *ctx.rest), None, None, None, None
+
+
+_max_pool_with_places.register_autograd(_pool_slope, setup_context=_keep_places)
+
+
+def max_pool(x: Tensor, *, side: int, stride: int, out: tuple[int, int]) -> Tensor:
+    """The largest of each window of side x side pixels, `stride` apart: (B, C, H, W) -> (B, C, *out), channels-last.
+
+    What a window reaches beyond the map does not count: `out` says how many there are. The gradient goes to the first
+    of equals.
+    """
+    return _max_pool_with_places(x, side, stride, *out)[0]
