@@ -7,6 +7,8 @@ import pytest
 import torch
 
 torch.set_num_threads(2)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # for all of the process: Triton decides when it is first imported
 
 
 def _pictures(variable: str, what: str) -> Path:
