@@ -4,12 +4,14 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 import torch
 
 OURS = "alexnet"
+PACKAGES = {"step": ("tensorflow",), "data": ("webdataset",)}  # of peers that need more than we do, by bench
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,8 @@ def synchronize() -> None:
     """Waits for the accelerator, where there is one."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
+
+
+def missing(what: str) -> list[str]:
+    """The packages of a bench's peers that are not installed; these peers are left out."""
+    return [name for name in PACKAGES.get(what, ()) if find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""A training step on a batch that is already there, beside torchvision's AlexNet by torch's defaults and tuned."""
+"""A training step on a batch that is already there, beside other programs' steps of the same network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,8 @@ from ..training import loop
 from ..training.optim import optimizer
 from ..training.recipes import recipe
 from ..weights.run import Run, preprocess_of
-from .rows import OURS, Contestant, Row, timed
+from . import article
+from .rows import OURS, Contestant, Row, missing, timed
 
 RECIPES = {"torchvision": "torchvision", "paper": "paper", "article": "article"}  # variant -> recipe
 
@@ -83,14 +84,20 @@ def tuned(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object
 
 
 DEFAULTS = "torchvision, torch's defaults"
-PEERS = {"torchvision": {DEFAULTS: eager, "torchvision, tuned": tuned}}
+WITH_TORCH = "torch's modules and defaults"
+WITH_TENSORFLOW = "TensorFlow"  # the package without a GPU
+PEERS = {
+    "torchvision": {DEFAULTS: eager, "torchvision, tuned": tuned},
+    "article": {WITH_TORCH: article.eager, WITH_TENSORFLOW: article.tensorflow},
+}
+PLAIN_PEERS = (DEFAULTS, WITH_TORCH, WITH_TENSORFLOW)  # fp32 whatever the precision
 
 
 def rows(
     machine: dict[str, Any], device: torch.device, *, batch: int, precision: str, kernels: dict[str, Kernels],
     repeats: int, peers: bool,
 ) -> list[Row]:  # fmt: skip
-    """A step of `batch` images: `torchvision` beside its peers, then `paper` and `article`."""
+    """A step of `batch` images: `torchvision` beside its peers, then `paper`, and `article` beside its own."""
     labels = torch.randint(0, 1000, (batch,), device=device)
     found: list[Row] = []
     for name in RECIPES:
@@ -99,7 +106,9 @@ def rows(
         least = {rate: floor(name, batch, macs) for rate, macs in machine["macs_per_second"].items()}
         contestants = [Contestant(OURS, ours(name, images, labels, precision, kernels[name]), least[precision])]
         for who, peer in PEERS.get(name, {}).items() if peers else ():
-            computes = "fp32" if who == DEFAULTS else precision
+            if who == WITH_TENSORFLOW and (device.type != "cpu" or missing("step")):
+                continue
+            computes = "fp32" if who in PLAIN_PEERS else precision
             contestants.append(Contestant(who, peer(images, labels, precision), least[computes]))
         found += timed(f"step, {name}, batch {batch}, {precision}", contestants, repeats=repeats)
     return found

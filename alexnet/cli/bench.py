@@ -79,6 +79,8 @@ def bench(
         found = data_bench.rows(data, precision=precise, repeats=repeats, peers=peers)
     else:
         found = startup.rows(repeats=repeats, peers=peers)
+    if peers and (lost := rows.missing(what)):
+        console.print(f"not installed: {', '.join(lost)}: pip install 'alexnet[peers]'")
     result = {"machine": here, "rows": rows.document(found)}
     if json:
         print(json_format.dumps(result))

@@ -1,14 +1,19 @@
 """What bench prints is what it measured: of small things here, since no test asserts a time."""
 
+import gc
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from alexnet.bench import data, lrn, machine, rows, step
+from alexnet.bench import article, data, lrn, machine, rows, step
 from alexnet.cli import main
-from alexnet.errors import DataError
+from alexnet.errors import AlexNetError, DataError
+from alexnet.network.build import build
+from alexnet.network.cost import cost
 from alexnet.network.kernels import PLAIN
 from alexnet.network.variants import variant
 from tests.pictures import write_folder
@@ -83,27 +88,92 @@ def test_step(monkeypatch):
         assert 0 < peer() < 100
 
 
+def test_the_articles_step_by_others(monkeypatch):
+    images, labels = torch.randn(2, 3, 224, 224), torch.tensor([3, 5])
+    net = article.network()
+    assert sum(value.numel() for value in net.parameters()) == cost(variant("article"), 1000).parameters == 76_009_832
+    assert 0 < article.eager(images, labels, "fp32")() < 100
+    monkeypatch.setattr(article, "PROGRAM", "alexnet.bench.nothing_of_the_kind")
+    with pytest.raises(AlexNetError, match="nothing_of_the_kind"):
+        article.tensorflow(images, labels, "fp32")()
+
+
+def test_torchs_modules_are_the_articles_network():
+    net, ours = article.network().eval(), build("article", classes=1000, seed=0).eval()
+    own = dict(ours.named_parameters())
+    layers = [module for module in net if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    names = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, layer in zip(names, layers, strict=True):
+            layer.weight.copy_(own[f"{name}.weight"])
+            layer.bias.copy_(own[f"{name}.bias"])
+        one, other = net(images), ours(images)
+    assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@pytest.mark.slow
+def test_tensorflow_takes_turns():
+    labels = torch.tensor([3, 5])
+    run = article.tensorflow(torch.zeros(2, 3, 224, 224), labels, "fp32")
+    first, second = run(), run()
+    assert first != second and all(5 < loss < 9 for loss in (first, second)), "near ln 1000, and no loss twice"
+
+
+@pytest.mark.slow
+def test_tensorflows_is_the_articles_network():
+    said = "import tensorflow as tf; from alexnet.bench.tensorflow import network; print(network(tf).count_params())"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 76_009_832
+
+
+LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's shards
+
+
+@LEFT_OPEN
 def test_data(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "PICTURES", 20)
     folder = write_folder(tmp_path / "set", classes=2, each=5, side=300)
     found = data.rows(folder, precision="fp32", repeats=1, peers=True)
-    assert {row.what for row in found} == {"data, 20 pictures of set"}
-    whos = {row.who for row in found}
-    assert {"alexnet", "alexnet, jpeg pack", "alexnet, raw pack"} < whos and len(whos) == 4
-    assert [who.startswith("ImageFolder, DataLoader of") for who in whos].count(True) == 1
-    (folder / "class0" / ".hidden.png").touch()  # a picture for ImageFolder alone
-    with pytest.raises(DataError, match="10 pictures for us, 11 for ImageFolder"):
+    whos: dict[str, list[str]] = {}
+    for row in found:
+        whos.setdefault(row.what, []).append(row.who)
+    name = "data, 20 pictures of set"
+    assert list(whos) == [name, f"{name}, jpeg pack", f"{name}, raw pack"]
+    assert all(who[0] == "alexnet" and who[1].startswith("ImageFolder, DataLoader of") for who in whos.values())
+    assert [len(who) for who in whos.values()] == [2, 3, 2]
+    assert whos[f"{name}, jpeg pack"][2].startswith("webdataset, WebLoader of")
+    peer = [row.runs for row in found if row.who.startswith("ImageFolder")]
+    assert len(peer) == 3 and len(set(peer)) == 1, "one measurement beside each of ours"
+    assert len({row.runs for row in found if row.who == "alexnet"}) == 3
+    shutil.copy(folder / "class0" / "000.png", folder / "class0" / ".hidden.png")  # a picture for ImageFolder alone
+    with pytest.raises(DataError, match="20 pictures for us, 22 for ImageFolder"):
         data.rows(folder, precision="fp32", repeats=1, peers=True)
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "list.txt").write_text("../set/class0/000.png a\n../set/class1/000.png b\n")
-    shutil.copytree(folder, tmp_path / "apart" / "train")
     with pytest.raises(DataError, match="no class folders"):
         data.rows(tmp_path / "lists" / "list.txt", precision="fp32", repeats=1, peers=True)
-    (tmp_path / "apart" / "train" / "class0" / ".hidden.png").unlink()
-    (tmp_path / "apart" / "val").mkdir()
-    shutil.copytree(folder / "class1", tmp_path / "apart" / "val" / "class1")
-    shutil.copytree(folder / "class0", tmp_path / "apart" / "val" / "class0")
-    assert len(data.rows(tmp_path / "apart", precision="fp32", repeats=1, peers=True)) == 4
+    (folder / "class0" / ".hidden.png").unlink()
+    shutil.copytree(folder, tmp_path / "apart" / "train")
+    shutil.copytree(folder, tmp_path / "apart" / "val")
+    monkeypatch.setattr(data, "missing", lambda what: ["webdataset"])
+    assert len(data.rows(tmp_path / "apart", precision="fp32", repeats=1, peers=True)) == 6
+    gc.collect()
+
+
+@LEFT_OPEN
+def test_webdataset_reads_the_pack(tmp_path):
+    folder, out = write_folder(tmp_path / "set", classes=2, each=5, side=300), tmp_path / "pack"
+    opened = data.open_data(folder, val_fraction=0)
+    data.pack(opened.train, None, out, form="jpeg", preprocess=data.preprocess_of(variant("torchvision")),
+              source="", fingerprint="", threads=1)  # fmt: skip
+    for workers in (0, 2):
+        read = list(data.web_dataset(out, workers=workers, times=3))
+        labels = torch.cat([torch.as_tensor(labels) for _, labels in read])
+        assert labels.bincount().tolist() == [15, 15]
+        assert {images.shape[1:] for images, _ in read} == {(3, 224, 224)}
+        assert all(images.dtype == torch.float32 for images, _ in read)
+    gc.collect()
 
 
 def test_the_verb_prints_one_document(monkeypatch, capsys):

@@ -1,0 +1,73 @@
+"""The article's network by other programs: in torch's own modules, and in the TensorFlow of today."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from tempfile import TemporaryFile
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import AlexNetError
+
+PROGRAM = "alexnet.bench.tensorflow"
+
+
+def network() -> nn.Sequential:
+    """The network as one writes it in torch, in torch's initial values: images (B, 3, 224, 224) -> logits (B, 1000)."""
+    return nn.Sequential(
+        nn.ZeroPad2d((3, 4, 3, 4)),  # TensorFlow's SAME
+        nn.Conv2d(3, 96, 11, stride=4), nn.ReLU(), nn.LocalResponseNorm(11, alpha=11.0, beta=0.5, k=1.0),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(), nn.LocalResponseNorm(11, alpha=11.0, beta=0.5, k=1.0),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True), nn.Flatten(),
+        nn.Linear(12544, 4096), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4096, 1000),
+    )  # fmt: skip
+
+
+def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
+    """Its step by torch's defaults, with torch's Adam: fp32 whatever the precision."""
+    model = network().to(images.device)
+    rule = torch.optim.Adam(model.parameters(), lr=1e-6)
+
+    def run() -> float:
+        loss = F.cross_entropy(model(images), labels)
+        rule.zero_grad()
+        loss.backward()
+        rule.step()
+        return float(loss.detach())
+
+    return run
+
+
+def tensorflow(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
+    """Its step in TensorFlow, on as many pictures, by as many threads, in a process of its own that waits meanwhile."""
+    return partial(next, _losses(len(images)))
+
+
+def _losses(batch: int) -> Iterator[float]:
+    command = [sys.executable, "-m", PROGRAM, str(batch), str(torch.get_num_threads())]
+    with (
+        TemporaryFile() as noise,
+        subprocess.Popen(  # noqa: S603
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise
+        ) as child,
+    ):
+        assert child.stdin is not None and child.stdout is not None
+        while True:
+            with suppress(BrokenPipeError):  # then there is no answer either
+                child.stdin.write(b"\n")
+            answer = child.stdout.readline()
+            if not answer:
+                noise.seek(0)
+                raise AlexNetError(f"the step in TensorFlow failed: {noise.read().decode().strip()[-300:]}")
+            yield float(answer)
