@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..ranks import processor
+from ..ranks import multiply_in, processor
 from .rows import once
 
 SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # of the square matrices; of the copies, in rows of 8192 values
@@ -15,7 +15,8 @@ TRIES = 5
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Names and versions, and the ceilings: multiply-adds a second in fp32 and bf16, bytes moved a second."""
+    """Names and versions, and the ceilings: multiply-adds a second by precision, bytes moved a second."""
+    precisions = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
@@ -23,14 +24,15 @@ def describe(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "torchvision", "numpy")},
-        "macs_per_second": {"fp32": macs_per_second("fp32", device), "bf16": macs_per_second("bf16", device)},
+        "macs_per_second": {name: macs_per_second(name, device) for name in precisions},
         "bytes_per_second": bytes_per_second(device),
     }
 
 
 def macs_per_second(precision: str, device: torch.device) -> float:
     """Of the best square matrix product out of a few."""
-    side = SIDE[device.type] if precision == "fp32" or fast_bf16(device) else SIDE[device.type] // 4
+    multiply_in(precision, device)
+    side = SIDE[device.type] if precision != "bf16" or fast_bf16(device) else SIDE[device.type] // 4
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)

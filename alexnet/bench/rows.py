@@ -62,25 +62,29 @@ def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def timed(what: str, contestants: Sequence[Contestant], *, repeats: int) -> list[Row]:
-    """A row in seconds for each contestant, who take turns. A first round, which fills caches, is not counted."""
+def timed(what: str, contestants: Sequence[Contestant], *, repeats: int, calls: int = 1) -> list[Row]:
+    """A row in seconds for each contestant, who take turns; a repeat is the mean of so many `calls` at a stretch.
+
+    A first round, which fills caches, is not counted.
+    """
     passed: list[list[float]] = [[] for _ in contestants]
     for repeat in range(repeats + 1):
         for one, times in zip(contestants, passed, strict=True):
-            seconds = once(one.run)
+            seconds = once(one.run, calls=calls)
             if repeat:
                 times.append(seconds)
     return [Row(what, one.who, "s", tuple(times), one.floor) for one, times in zip(contestants, passed, strict=True)]
 
 
-def once(run: Callable[[], object]) -> float:
-    """Seconds of one run, the accelerator's work included."""
+def once(run: Callable[[], object], *, calls: int = 1) -> float:
+    """Seconds of one run, the accelerator's work included; of the mean of so many `calls`."""
     gc.collect()
     synchronize()
     begin = time.perf_counter()
-    run()
+    for _ in range(calls):
+        run()
     synchronize()
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) / calls
 
 
 def synchronize() -> None:

@@ -1,6 +1,7 @@
 """A training step on a batch that is already there, beside other programs' steps of the same network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,19 @@ def ours(name: str, images: Tensor, labels: Tensor, precision: str, kernels: Ker
         steps=0,
     )  # fmt: skip
     x = images.contiguous(memory_format=torch.channels_last)
-    return lambda: float(loop.step(job, x, labels, number=0, lr=1e-6)[0])
+    return lambda: loop.step(job, x, labels, number=0, lr=1e-6)
+
+
+@contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """cuDNN by torch's defaults: TF32 in convolutions, algorithms not tried."""
+    cudnn: Any = torch.backends.cudnn
+    kept = cudnn.conv.fp32_precision, cudnn.benchmark
+    cudnn.conv.fp32_precision, cudnn.benchmark = "tf32", False
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = kept
 
 
 def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
@@ -54,12 +67,13 @@ def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object
     model = torchvision.models.alexnet(num_classes=1000).to(images.device)
     rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
 
-    def run() -> float:
-        loss = F.cross_entropy(model(images), labels)
-        rule.zero_grad()
-        loss.backward()
-        rule.step()
-        return float(loss.detach())
+    def run() -> Tensor:
+        with as_torch_comes():
+            loss = F.cross_entropy(model(images), labels)
+            rule.zero_grad()
+            loss.backward()
+            rule.step()
+            return loss.detach()
 
     return run
 
@@ -71,14 +85,14 @@ def tuned(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object
     rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
     x = images.contiguous(memory_format=torch.channels_last)
 
-    def run() -> float:
+    def run() -> Tensor:
         rule.zero_grad(set_to_none=True)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         rule.step()
-        return float(loss.detach())
+        return loss.detach()
 
     return run
 
@@ -90,6 +104,7 @@ PEERS = {
     "torchvision": {DEFAULTS: eager, "torchvision, tuned": tuned},
     "article": {WITH_TORCH: article.eager, WITH_TENSORFLOW: article.tensorflow},
 }
+CALLS = {"cuda": 20}  # steps at a stretch, on what a launch takes as long to reach as a step takes
 PLAIN_PEERS = (DEFAULTS, WITH_TORCH, WITH_TENSORFLOW)  # fp32 whatever the precision
 
 
@@ -103,12 +118,15 @@ def rows(
     for name in RECIPES:
         side = variant(name).side
         images = torch.randn(batch, 3, side, side, device=device)
+        here = images.bfloat16() if precision == "bf16" else images  # as the data road gives them
         least = {rate: floor(name, batch, macs) for rate, macs in machine["macs_per_second"].items()}
-        contestants = [Contestant(OURS, ours(name, images, labels, precision, kernels[name]), least[precision])]
+        contestants = [Contestant(OURS, ours(name, here, labels, precision, kernels[name]), least[precision])]
         for who, peer in PEERS.get(name, {}).items() if peers else ():
             if who == WITH_TENSORFLOW and (device.type != "cpu" or missing("step")):
                 continue
-            computes = "fp32" if who in PLAIN_PEERS else precision
-            contestants.append(Contestant(who, peer(images, labels, precision), least[computes]))
-        found += timed(f"step, {name}, batch {batch}, {precision}", contestants, repeats=repeats)
+            plain = who in PLAIN_PEERS
+            computes = precision if not plain else "tf32" if device.type == "cuda" else "fp32"
+            contestants.append(Contestant(who, peer(images if plain else here, labels, precision), least[computes]))
+        calls = CALLS.get(device.type, 1)
+        found += timed(f"step, {name}, batch {batch}, {precision}", contestants, repeats=repeats, calls=calls)
     return found

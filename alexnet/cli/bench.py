@@ -36,7 +36,7 @@ def bench(
         repeats: of each, after one that is not counted
         batch_size: of a step
         device: auto, cpu, cuda or mps
-        precision: auto, fp32 or bf16
+        precision: auto, fp32, tf32 or bf16
         kernels: auto, the fastest measured here, or plain
         json: print one JSON document
     """
@@ -46,7 +46,7 @@ def bench(
     from ..bench import lrn, machine, rows, startup, step
     from ..network.kernels import PLAIN
     from ..network.variants import variant
-    from ..ranks import device_of, keep_memory, precision_of
+    from ..ranks import device_of, keep_memory, multiply_in, precision_of
     from ..training.start import kernels_for
     from . import console_for
 
@@ -66,6 +66,7 @@ def bench(
     precise = precision_of(precision, where)
     console = console_for(json)
     here = machine.describe(where)
+    multiply_in(precise, where)
     found: list[rows.Row]
     if what == "lrn":
         found = lrn.rows(here, where, repeats=repeats, peers=peers)
@@ -85,10 +86,10 @@ def bench(
     if json:
         print(json_format.dumps(result))
         return
-    rates = {name: f"{rate / 1e9:.0f}" for name, rate in here["macs_per_second"].items()}
+    rates = ", ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in here["macs_per_second"].items())
     console.print(
-        f"{here['device']}, {here['threads']} threads; at best {rates['fp32']} G multiply-adds a second in fp32, "
-        f"{rates['bf16']} in bf16, and {here['bytes_per_second'] / 1e9:.0f} GB/s copied"
+        f"{here['device']}, {here['threads']} threads; at best G multiply-adds a second: {rates}; "
+        f"{here['bytes_per_second'] / 1e9:.0f} GB/s copied"
     )
     table = Table("what", "who", "median", "spread", "times ours", "of the floor")
     for row in result["rows"]:

@@ -47,7 +47,7 @@ def evaluate(
     from rich.table import Table
 
     from ..evaluation import judge, score
-    from ..ranks import device_of, keep_memory, precision_of
+    from ..ranks import device_of, keep_memory, multiply_in, precision_of
     from ..weights.run import is_run
     from . import console_for
 
@@ -59,13 +59,15 @@ def evaluate(
         raise UsageError(f"--min-top1 {min_top1}: must be in 0..1")
     keep_memory()
     where = device_of(device)
+    precise = precision_of(precision, where)
+    multiply_in(precise, where)
     verdict = judge.judge(
         runs,
         data,
         views=views,
         batch_size=batch_size,
         device=where,
-        precision=precision_of(precision, where),
+        precision=precise,
         threads=workers,
         bad_images=bad_images,
         seed=seed,

@@ -7,6 +7,8 @@ which hold all its bits; the products are exact, for the other factor is 0 or 1,
 
 A value whose square is not finite spoils its pixel's whole run of channels, not only the windows it lies in.
 """
+# pyrefly: ignore-errors
+# No checker knows the types of Triton's language.
 
 from typing import Any
 
@@ -15,7 +17,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-kernel: Any = triton.jit
 PIXELS, WIDEST, LEAST = 64, 128, 16  # of a tile: its pixels; at most and at least so many channels
 PARTS = {torch.float32: 3, torch.bfloat16: 2, torch.float16: 3}
 ALIGNED = 8  # a tile begins at a multiple: wide loads
@@ -23,7 +24,7 @@ ALIGNED = 8  # a tile begins at a multiple: wide loads
 FACTOR = tl.constexpr(tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16)
 
 
-@kernel
+@triton.jit
 def _tile(first, pixels, channels, run, SIZE: tl.constexpr, P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr):
     """Where the values of this program lie (P, C), which of them are there, which it writes, and its band (C, C)."""
     pixel = first * P + tl.arange(0, P)
@@ -36,7 +37,7 @@ def _tile(first, pixels, channels, run, SIZE: tl.constexpr, P: tl.constexpr, C: 
     return at, there, written, band
 
 
-@kernel
+@triton.jit
 def _sums(values, band, PARTS: tl.constexpr):
     """Float32 (P, C) -> sums over the windows, (P, C)."""
     sums = tl.zeros(values.shape, tl.float32)
@@ -47,7 +48,7 @@ def _sums(values, band, PARTS: tl.constexpr):
     return sums
 
 
-@kernel
+@triton.jit
 def _power(v, r, BETA: tl.constexpr):
     """v^-beta, r being v^-1/2: by square roots for the two powers that AlexNets have."""
     if BETA == 0.5:
@@ -57,7 +58,7 @@ def _power(v, r, BETA: tl.constexpr):
     return tl.exp2(-BETA * tl.log2(v))
 
 
-@kernel
+@triton.jit
 def _forward(
     x_at, y_at, pixels, channels, run, k, a, SIZE: tl.constexpr, BETA: tl.constexpr, PARTS: tl.constexpr,
     P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr,
@@ -68,7 +69,7 @@ def _forward(
     tl.store(y_at + at, (x * _power(v, tl.rsqrt(v), BETA)).to(y_at.dtype.element_ty), written)
 
 
-@kernel
+@triton.jit
 def _backward(
     x_at, g_at, dx_at, pixels, channels, run, k, a, SIZE: tl.constexpr, BETA: tl.constexpr, PARTS: tl.constexpr,
     P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr,

@@ -4,6 +4,8 @@ torch's own are several passes over maps that do not fit the cache, and its pool
 what the memory allows. Each of these reads a value once and writes it once, forward and backward. Operators of
 `torch.library`, so that autograd, `torch.compile` and `torch.export` see no further.
 """
+# pyrefly: ignore-errors
+# No checker knows the types of Triton's language.
 
 from typing import Any
 
@@ -12,12 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-kernel: Any = triton.jit
 RELU, POOL = {"P": 16, "C": 128}, {"P": 32, "C": 32}  # pixels and channels of a tile
 ROUNDS = 16  # tiles one after another whose biases' gradients a program adds up
 
 
-@kernel
+@triton.jit
 def _bias_relu(x_at, bias_at, y_at, pixels, channels, P: tl.constexpr, C: tl.constexpr):
     pixel, channel = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
     at = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
@@ -27,7 +28,7 @@ def _bias_relu(x_at, bias_at, y_at, pixels, channels, P: tl.constexpr, C: tl.con
     tl.store(y_at + at, tl.where(v <= 0, 0.0, v).to(y_at.dtype.element_ty), there)  # NaN stays NaN
 
 
-@kernel
+@triton.jit
 def _bias_relu_backward(
     y_at, g_at, dx_at, sums_at, pixels, channels, P: tl.constexpr, C: tl.constexpr, ROUNDS: tl.constexpr
 ):
@@ -44,7 +45,7 @@ def _bias_relu_backward(
     tl.store(sums_at + tl.program_id(0) * channels + channel, tl.sum(total, 0), channel < channels)
 
 
-@kernel
+@triton.jit
 def _max_pool(
     x_at, y_at, which_at, pixels, H, W, channels, OH, OW, SIDE: tl.constexpr, STRIDE: tl.constexpr, P: tl.constexpr,
     C: tl.constexpr,
@@ -66,7 +67,7 @@ def _max_pool(
     tl.store(which_at + at, which.to(tl.uint8), there)
 
 
-@kernel
+@triton.jit
 def _max_pool_backward(
     g_at, which_at, dx_at, pixels, H, W, channels, OH, OW, SIDE: tl.constexpr, STRIDE: tl.constexpr, P: tl.constexpr,
     C: tl.constexpr,
