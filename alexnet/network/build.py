@@ -1,7 +1,7 @@
 """Rows -> a torch module: initial values, the forward pass, every activation by name."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alexnet.errors import UsageError
 from alexnet.network import variants
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.kernels import PLAIN, Kernels, convolved, normalised, pooled
+from alexnet.network.kernels import PLAIN, Kernels, behind, convolved, normalised, parts, pooled
 from alexnet.network.variants import (
     LRN,
     AdaptivePool,
@@ -108,42 +108,21 @@ class AlexNet(nn.Module):
         ValueError for images of another size, except where the variant pools any size to its own.
         """
         self._check(images)
-        x = images
-        if self.kernels.towers == "apart":
-            return self._apart(x, draw)
+        xs, done = [images], 0  # a map, or its towers where the kernels keep them apart
         for index, row in enumerate(self.variant.layers):
-            if not (isinstance(row, ReLU) and self._rectified(index - 1)):
-                x = self._layer(row, x, draw, index, inplace=True)
-        return x
-
-    def _apart(self, images: Tensor, draw: Draw | None) -> Tensor:
-        """`forward` with each tower a map of its own, from the layer that fills it to the one that reads both."""
-        xs = [images]
-        for index, row in enumerate(self.variant.layers):
-            if isinstance(row, ReLU) and self._rectified(index - 1):
+            if index < done:
                 continue
             if isinstance(row, Conv):
-                xs = self._convolution(row, xs, index, inplace=True, parts=self._parts(index))
-            elif isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers == len(xs) > 1):
+                after = behind(self.variant, index, self.kernels)
+                xs = self._convolution(row, xs, behind=after, parts=parts(self.variant, index, self.kernels))
+                done = index + 1 + len(after)
+            elif len(xs) > 1 and (isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers == len(xs))):
                 alone = replace(row, towers=1) if isinstance(row, LRN) else row
                 xs = [self._layer(alone, x, draw, index, inplace=True) for x in xs]
             else:
-                xs = [self._layer(row, torch.cat(xs, 1) if len(xs) > 1 else xs[0], draw, index, inplace=True)]
+                x = torch.cat(xs, 1) if len(xs) > 1 else xs[0]
+                xs = [self._layer(row, x, draw, index, inplace=True)]
         return xs[0]
-
-    def _parts(self, index: int) -> int:
-        """Into how many towers the `index`-th row, a convolution, parts its maps: those the next one reads, if any."""
-        for row in self.variant.layers[index + 1 :]:
-            if isinstance(row, Conv):
-                return row.groups
-            if not (isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers > 1)):
-                break
-        return 1
-
-    def _rectified(self, index: int) -> bool:
-        """Whether the `index`-th row is a convolution with a ReLU behind it: in `forward` they are one."""
-        rows = self.variant.layers[max(0, index) : index + 2]
-        return len(rows) == 2 and isinstance(rows[0], Conv) and isinstance(rows[1], ReLU)
 
     def trace(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """(B, 3, side, side) -> the named activations, all by default, each (B, C, H, W) or (B, C), by the names given.
@@ -165,14 +144,10 @@ class AlexNet(nn.Module):
         return {name: had[ours] for name, ours in asked.items()}
 
     def _layer(self, row: Row, x: Tensor, draw: Draw | None, index: int, *, inplace: bool) -> Tensor:
-        """What the `index`-th row makes of x.
-
-        `inplace`, where no one else holds x: a ReLU writes over it, one behind a convolution is made with it.
-        """
+        """What the `index`-th row makes of x. `inplace` lets a ReLU write over an x that no one else holds."""
         match row:
             case Conv():
-                ys = self._convolution(row, [x], index, inplace=inplace, parts=1)
-                return torch.cat(ys, 1) if len(ys) > 1 else ys[0]
+                return self._convolution(row, [x], behind=(), parts=1)[0]
             case ReLU():
                 return F.relu(x, inplace=inplace)
             case LRN() | WithinMapLRN():
@@ -189,10 +164,10 @@ class AlexNet(nn.Module):
                 p = row.p if self.dropout is None else self.dropout
                 return _dropped(x, p, draw, index) if self.training and p > 0 else x
 
-    def _convolution(self, row: Conv, xs: list[Tensor], index: int, *, inplace: bool, parts: int) -> list[Tensor]:
-        layer, rectified = self.get_submodule(row.name), inplace and self._rectified(index)
+    def _convolution(self, row: Conv, xs: list[Tensor], *, behind: Sequence[Row], parts: int) -> list[Tensor]:
+        layer = self.get_submodule(row.name)
         weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-        return convolved(row, xs, weight, bias, self.kernels, rectified=rectified, parts=parts)
+        return convolved(row, xs, weight, bias, self.kernels, behind=behind, parts=parts)
 
     def _check(self, images: Tensor) -> None:
         side = self.variant.side

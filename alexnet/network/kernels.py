@@ -16,7 +16,7 @@ from torch import Tensor
 from alexnet.errors import UsageError
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import has_numba, has_triton, lrn, within_map
-from alexnet.network.variants import LRN, Conv, MaxPool, Variant, WithinMapLRN
+from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "lrn": ("torch", "numba", "triton"),  # plain torch; compiled for the processor; for a GPU
@@ -90,36 +90,66 @@ def _here(choice: str, device: torch.device) -> list[str]:
     ]  # fmt: skip
 
 
+def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
+    """The rows that are computed with the `index`-th, a convolution: a ReLU behind it, on a GPU an LRN behind that."""
+    rows = variant.layers[index + 1 : index + 3]
+    if not rows or not isinstance(rows[0], ReLU):
+        return ()
+    norm = rows[1] if len(rows) == 2 and kernels.lrn == kernels.maps == "triton" else None
+    return rows if isinstance(norm, LRN) and parts(variant, index, kernels) in (1, norm.towers) else rows[:1]
+
+
+def parts(variant: Variant, index: int, kernels: Kernels) -> int:
+    """How many towers, each a map of its own, the `index`-th row, a convolution, makes."""
+    row = variant.layers[index]
+    if kernels.towers == "grouped":
+        return 1
+    if isinstance(row, Conv) and row.groups > 1:
+        return row.groups
+    for row in variant.layers[index + 1 :]:
+        if isinstance(row, Conv):
+            return row.groups
+        if not (isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers > 1)):
+            break
+    return 1
+
+
 def convolved(
-    row: Conv, xs: Sequence[Tensor], weight: Tensor, bias: Tensor, kernels: Kernels, *, rectified: bool = False,
+    row: Conv, xs: Sequence[Tensor], weight: Tensor, bias: Tensor, kernels: Kernels, *, behind: Sequence[Row] = (),
     parts: int = 1,
 ) -> list[Tensor]:  # fmt: skip
-    """The convolution of a row, `rectified` with the ReLU behind it: maps (B, C, H, W) -> maps (B, out, H', W').
+    """The convolution of a row, and what is `behind` it: maps (B, C, H, W) -> `parts` maps (B, out / parts, H', W').
 
-    `xs` is one map or its towers, the runs of its channels. What comes out is in `parts` towers; of a layer that has
-    towers, in those where the kernels say "apart".
+    `xs` is one map or its towers, the runs of its channels.
     """
     stride, before, after, groups = row.stride, row.pad.before, row.pad.after, row.groups
-    x = xs[0] if len(xs) == 1 else torch.cat(list(xs), 1) if len(xs) != groups else None
-    if kernels.towers == "apart" and groups > 1:
-        inputs = list(xs) if x is None else list(x.chunk(groups, 1))
-        parts, groups = groups, 1
-    else:
-        inputs = [torch.cat(list(xs), 1) if x is None else x]
+    if len(xs) not in (1, groups) or (len(xs) > 1 and parts == 1):
+        xs = [torch.cat(list(xs), 1)]
+    if groups > 1 and parts > 1:
+        xs, groups = xs if len(xs) > 1 else xs[0].chunk(parts, 1), 1
     if kernels.conv1 == "blocks" and _is_first(row):
-        blocks, weight = _in_blocks(row, inputs[0], weight)
-        inputs, stride, before = [blocks], 1, 0
+        blocks, weight = _in_blocks(row, xs[0], weight)
+        xs, stride, before = [blocks], 1, 0
     elif before != after:
-        inputs, before = [F.pad(one, (before, after) * 2) for one in inputs], 0
-    inputs = inputs * (parts // len(inputs))
-    pieces = zip(inputs, _parted(weight, parts), _parted(bias, parts), strict=True)
-    if not rectified:
-        return [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in pieces]
-    if kernels.maps == "triton":
+        xs, before = [F.pad(x, (before, after) * 2) for x in xs], 0
+    norm = behind[1] if len(behind) == 2 else None
+    pieces = parts if norm is None or len(xs) > 1 else 1  # of one map, the normalization makes the parts
+    layers = zip(list(xs) * (pieces // len(xs)), _parted(weight, pieces), _parted(bias, pieces), strict=True)
+    if not behind:
+        return [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
+    if kernels.maps == "torch":
+        return [F.relu(F.conv2d(x, w, b, stride, before, 1, groups), inplace=True) for x, w, b in layers]
+    bare = [(F.conv2d(x, w, None, stride, before, 1, groups), b) for x, w, b in layers]
+    if norm is None:
         from .maps_gpu import bias_relu
 
-        return [bias_relu(F.conv2d(x, w, None, stride, before, 1, groups), b) for x, w, b in pieces]
-    return [F.relu(F.conv2d(x, w, b, stride, before, 1, groups), inplace=True) for x, w, b in pieces]
+        return [bias_relu(y, b) for y, b in bare]
+    from .lrn_gpu import bias_relu_lrn
+
+    assert isinstance(norm, LRN)
+    a = norm.alpha / norm.size if norm.divide else norm.alpha
+    form = norm.size, norm.k, a, norm.beta, norm.towers // pieces, parts // pieces
+    return [z for y, b in bare for z in bias_relu_lrn(y, b, *form)]
 
 
 def _parted(x: Tensor, parts: int) -> Sequence[Tensor]:
@@ -231,7 +261,7 @@ def _convolution(
     wanted = [weight, bias]
     if not _is_first(row):  # no one asks for the pictures' gradient
         wanted += [x.requires_grad_() for x in xs]
-    return lambda: torch.autograd.grad(convolved(row, xs, weight, bias, kernels), wanted, gs)
+    return lambda: torch.autograd.grad(convolved(row, xs, weight, bias, kernels, parts=towers), wanted, gs)
 
 
 def _pooling(

@@ -5,11 +5,15 @@ with a band of ones, on the units that multiply matrices. They take bfloat16, so
 which hold all its bits; the products are exact, for the other factor is 0 or 1, and the sums are float32. Of two parts,
 16 bits are held: all of a bfloat16's square, and more than a bfloat16 result can tell apart.
 
+`bias_relu_lrn` also does what comes before it in a network, and takes the towers apart on the way: five passes less
+over maps that no cache holds.
+
 A value whose square is not finite spoils its pixel's whole run of channels, not only the windows it lies in.
 """
 # pyrefly: ignore-errors
 # No checker knows the types of Triton's language.
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,16 +29,25 @@ FACTOR = tl.constexpr(tl.float32 if triton.knobs.runtime.interpret else tl.bfloa
 
 
 @triton.jit
-def _tile(first, pixels, channels, run, SIZE: tl.constexpr, P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr):
-    """Where the values of this program lie (P, C), which of them are there, which it writes, and its band (C, C)."""
-    pixel = first * P + tl.arange(0, P)
+def _tile(pixels, run, SIZE: tl.constexpr, P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr):
+    """The pixels (P,) and channels of a tower (C,) of this program; which values are there, which it writes; a band."""
+    pixel = (tl.program_id(0) * P + tl.arange(0, P)).to(tl.int64)
     place = tl.arange(0, C)
     channel = tl.program_id(1) * (C - 2 * MARGIN) - MARGIN + place
-    at = pixel.to(tl.int64)[:, None] * channels + (tl.program_id(2) * run + channel)[None, :]
     there = (pixel < pixels)[:, None] & ((channel >= 0) & (channel < run))[None, :]
-    written = there & ((place >= MARGIN) & (place < C - MARGIN))[None, :]
+    inner = (place >= MARGIN) & (place < C - MARGIN)
     band = (tl.abs(place[:, None] - place[None, :]) <= SIZE // 2).to(FACTOR)
-    return at, there, written, band
+    return pixel, channel, there, there & inner[None, :], band
+
+
+@triton.jit
+def _given(x_at, bias_at, at, channel, there, known, RECTIFIED: tl.constexpr):
+    """The values to normalise, (P, C): max(x + bias, 0) with `RECTIFIED`."""
+    x = tl.load(x_at + at, there, 0.0).to(tl.float32)
+    if RECTIFIED:
+        x += tl.load(bias_at + channel, known, 0.0).to(tl.float32)[None, :]
+        x = tl.where((x <= 0) | (there == 0), 0.0, x)  # NaN stays NaN
+    return x
 
 
 @triton.jit
@@ -60,50 +73,135 @@ def _power(v, r, BETA: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x_at, y_at, pixels, channels, run, k, a, SIZE: tl.constexpr, BETA: tl.constexpr, PARTS: tl.constexpr,
-    P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr,
+    x_at, bias_at, y_at, pixels, run, x_row, x_first, y_row, k, a, SIZE: tl.constexpr, BETA: tl.constexpr,
+    PARTS: tl.constexpr, RECTIFIED: tl.constexpr, P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr,
 ):  # fmt: skip
-    at, there, written, band = _tile(tl.program_id(0), pixels, channels, run, SIZE, P, C, MARGIN)
-    x = tl.load(x_at + at, there, 0.0).to(tl.float32)
+    pixel, channel, there, written, band = _tile(pixels, run, SIZE, P, C, MARGIN)
+    known, channel = (channel >= 0) & (channel < run), channel + tl.program_id(2) * run
+    at = pixel[:, None] * x_row + (x_first + channel)[None, :]
+    x = _given(x_at, bias_at, at, x_first + channel, there, known, RECTIFIED)
     v = k + a * _sums(x * x, band, PARTS)
-    tl.store(y_at + at, (x * _power(v, tl.rsqrt(v), BETA)).to(y_at.dtype.element_ty), written)
+    y = x * _power(v, tl.rsqrt(v), BETA)
+    tl.store(y_at + pixel[:, None] * y_row + channel[None, :], y.to(y_at.dtype.element_ty), written)
 
 
 @triton.jit
 def _backward(
-    x_at, g_at, dx_at, pixels, channels, run, k, a, SIZE: tl.constexpr, BETA: tl.constexpr, PARTS: tl.constexpr,
-    P: tl.constexpr, C: tl.constexpr, MARGIN: tl.constexpr,
+    x_at, bias_at, g_at, dx_at, sums_at, pixels, run, x_row, x_first, y_row, k, a, SIZE: tl.constexpr,
+    BETA: tl.constexpr, PARTS: tl.constexpr, RECTIFIED: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
+    MARGIN: tl.constexpr,
 ):  # fmt: skip
-    at, there, written, band = _tile(tl.program_id(0), pixels, channels, run, SIZE, P, C, MARGIN)
-    x = tl.load(x_at + at, there, 0.0).to(tl.float32)
-    g = tl.load(g_at + at, there, 0.0).to(tl.float32)
+    pixel, channel, there, written, band = _tile(pixels, run, SIZE, P, C, MARGIN)
+    known, channel = (channel >= 0) & (channel < run), channel + tl.program_id(2) * run
+    at = pixel[:, None] * x_row + (x_first + channel)[None, :]
+    x = _given(x_at, bias_at, at, x_first + channel, there, known, RECTIFIED)
+    g = tl.load(g_at + pixel[:, None] * y_row + channel[None, :], there, 0.0).to(tl.float32)
     v = k + a * _sums(x * x, band, PARTS)
     r = tl.rsqrt(v)
     slope = g * _power(v, r, BETA)
     dx = slope - 2 * BETA * a * x * _sums(slope * x * r * r, band, PARTS)
+    if RECTIFIED:
+        dx = tl.where((x <= 0) | (written == 0), 0.0, dx)
+        place = tl.arange(0, C)
+        inner = known & (place >= MARGIN) & (place < C - MARGIN)
+        tl.store(sums_at + tl.program_id(0) * x_row + x_first + channel, tl.sum(dx, 0), inner)
     tl.store(dx_at + at, dx.to(dx_at.dtype.element_ty), written)
 
 
 def forward(x: Tensor, y: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:
     """Values (B, H, W, C), contiguous -> y, the same."""
-    _call(_forward, [x, y], size=size, k=k, a=a, beta=beta, towers=towers)
+    for grid, rest in _launches(x, [y], size=size, k=k, a=a, beta=beta, towers=towers):
+        _forward[grid](x, x, y, RECTIFIED=False, **rest)
 
 
 def backward(x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:
     """Values and slopes (B, H, W, C), contiguous -> dx, the same."""
-    _call(_backward, [x, g, dx], size=size, k=k, a=a, beta=beta, towers=towers)
+    for grid, rest in _launches(x, [g], size=size, k=k, a=a, beta=beta, towers=towers):
+        _backward[grid](x, x, g, dx, x, RECTIFIED=False, **rest)
 
 
-def _call(way: Any, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int) -> None:
-    x = tensors[0]
+def _launches(
+    x: Tensor, ys: Sequence[Tensor], *, size: int, k: float, a: float, beta: float, towers: int
+) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:
+    """For each of `ys`, runs of x's channels in order: the programs, and what a kernel is told beside tensors."""
     channels = x.shape[-1]
     pixels, run = x.numel() // max(1, channels), channels // towers
     wide = max(LEAST, triton.next_power_of_2(run))
     margin = 0 if wide <= WIDEST else -(-2 * (size // 2) // ALIGNED) * ALIGNED  # a term's own window lies in the tile
     wide = min(wide, max(WIDEST, triton.next_power_of_2(4 * margin)))
-    grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(run, wide - 2 * margin), towers)
-    if x.numel():
-        way[grid](
-            *tensors, pixels, channels, run, k, a, SIZE=size, BETA=beta, PARTS=PARTS[x.dtype], P=PIXELS, C=wide,
-            MARGIN=margin,
-        )  # fmt: skip
+    grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(run, wide - 2 * margin), towers // len(ys))
+    for part in range(len(ys) if x.numel() else 0):
+        y_row = channels // len(ys)
+        yield grid, {
+            "pixels": pixels, "run": run, "x_row": channels, "x_first": part * y_row, "y_row": y_row, "k": k, "a": a,
+            "SIZE": size, "BETA": beta, "PARTS": PARTS[x.dtype], "P": PIXELS, "C": wide, "MARGIN": margin,
+        }  # fmt: skip
+
+
+def _last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already."""
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def _map(x: Tensor, *shape: int) -> Tensor:
+    """A channels-last map (B, C, H, W) to be filled: no view, or no one could write over it later."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("alexnet::bias_relu_lrn", mutates_args=())
+def bias_relu_lrn(
+    x: Tensor, bias: Tensor, size: int, k: float, a: float, beta: float, towers: int, parts: int
+) -> list[Tensor]:
+    """The normalization of max(x + bias, 0), x (B, C, H, W) and bias (C,) -> `parts` maps (B, C / parts, H, W).
+
+    Each is channels-last; `parts` is 1 or divides `towers`.
+    """
+    values = _last(x)
+    B, C, H, W = x.shape
+    ys = [_map(x, B, C // parts, H, W) for _ in range(parts)]
+    form = {"size": size, "k": k, "a": a, "beta": beta, "towers": towers}
+    for y, (grid, rest) in zip(ys, _launches(values, ys, **form), strict=True):
+        _forward[grid](values, bias, _last(y), RECTIFIED=True, **rest)
+    return ys
+
+
+@torch.library.custom_op("alexnet::bias_relu_lrn_backward", mutates_args=())
+def _slopes(
+    x: Tensor, bias: Tensor, gs: list[Tensor], size: int, k: float, a: float, beta: float, towers: int
+) -> tuple[Tensor, Tensor]:
+    values, slopes = _last(x), [_last(g) for g in gs]
+    dx = torch.empty_like(values)
+    tiles = triton.cdiv(values.numel() // values.shape[-1], PIXELS)
+    sums = torch.empty(tiles, values.shape[-1], dtype=torch.float32, device=x.device)
+    form = {"size": size, "k": k, "a": a, "beta": beta, "towers": towers}
+    for g, (grid, rest) in zip(slopes, _launches(values, slopes, **form), strict=True):
+        _backward[grid](values, bias, g, dx, sums, RECTIFIED=True, **rest)
+    return dx.permute(0, 3, 1, 2), sums.sum(0)
+
+
+@bias_relu_lrn.register_fake
+def _(x: Tensor, bias: Tensor, size: int, k: float, a: float, beta: float, towers: int, parts: int) -> list[Tensor]:
+    B, C, H, W = x.shape
+    return [_map(x, B, C // parts, H, W) for _ in range(parts)]
+
+
+@_slopes.register_fake
+def _(
+    x: Tensor, bias: Tensor, gs: list[Tensor], size: int, k: float, a: float, beta: float, towers: int
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.channels_last), x.new_empty(x.shape[1], dtype=torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, bias, *form, _ = inputs
+    ctx.save_for_backward(x, bias)
+    ctx.form = form
+
+
+def _slope(ctx: Any, gs: list[Tensor]) -> tuple[Tensor | None, ...]:
+    x, bias = ctx.saved_tensors
+    dx, dbias = _slopes(x, bias, gs, *ctx.form)
+    return dx, dbias.to(bias.dtype), *[None] * 6
+
+
+bias_relu_lrn.register_autograd(_slope, setup_context=_keep)

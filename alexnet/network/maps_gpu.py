@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-RELU, POOL = {"P": 16, "C": 128}, {"P": 32, "C": 32}  # pixels and channels of a tile
+RELU, POOL = (2048, 128), (1024, 32)  # values of a tile, and how many channels it has at most
 ROUNDS = 16  # tiles one after another whose biases' gradients a program adds up
 
 
@@ -97,60 +97,59 @@ def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
 
 
-def _first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), a view."""
-    return x.permute(0, 3, 1, 2)
+def _map(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A channels-last map (B, C, H, W) to be filled: no view, or no one could write over it later."""
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _tiles(x: Tensor, tile: dict[str, int]) -> tuple[int, int]:
-    """How many tiles the values (B, H, W, C) take: pixels, channels."""
-    return triton.cdiv(x.numel() // x.shape[-1], tile["P"]), triton.cdiv(x.shape[-1], tile["C"])
+def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[tuple[int, int], dict[str, int]]:
+    """How many tiles the values (B, H, W, C) take, by pixels and by channels; and the tile's pixels and channels."""
+    values, most = tile
+    C = min(most, triton.next_power_of_2(x.shape[-1]))
+    return (triton.cdiv(x.numel() // x.shape[-1], values // C), triton.cdiv(x.shape[-1], C)), {"P": values // C, "C": C}
 
 
 @torch.library.custom_op("alexnet::bias_relu", mutates_args=())
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
     """max(x + bias, 0), x (B, C, H, W) and bias (C,) -> (B, C, H, W) channels-last; the sum is float32."""
-    values = _last(x)
-    y = torch.empty_like(values)
+    values, y = _last(x), _map(x, *x.shape)
     pixels = values.numel() // values.shape[-1]
-    _bias_relu[_tiles(values, RELU)](values, bias, y, pixels, values.shape[-1], **RELU)
-    return _first(y)
+    grid, tile = _tiles(values, RELU)
+    _bias_relu[grid](values, bias, _last(y), pixels, values.shape[-1], **tile)
+    return y
 
 
 @torch.library.custom_op("alexnet::bias_relu_backward", mutates_args=())
 def _bias_relu_slopes(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     values, slopes = _last(y), _last(g)
-    dx = torch.empty_like(values)
-    channels, (rows, columns) = values.shape[-1], _tiles(values, RELU)
+    dx = _map(y, *y.shape)
+    channels, ((rows, columns), tile) = values.shape[-1], _tiles(values, RELU)
     programs = triton.cdiv(rows, ROUNDS)
     sums = torch.empty(programs, channels, dtype=torch.float32, device=y.device)
     _bias_relu_backward[(programs, columns)](
-        values, slopes, dx, sums, values.numel() // channels, channels, ROUNDS=ROUNDS, **RELU
+        values, slopes, _last(dx), sums, values.numel() // channels, channels, ROUNDS=ROUNDS, **tile
     )
-    return _first(dx), sums.sum(0)
+    return dx, sums.sum(0)
 
 
 @torch.library.custom_op("alexnet::max_pool", mutates_args=())
 def _max_pool_with_places(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     values = _last(x)
     B, H, W, C = values.shape
-    y = values.new_empty(B, height, width, C)
-    which = torch.empty_like(y, dtype=torch.uint8)
-    _max_pool[_tiles(y, POOL)](
-        values, y, which, B * height * width, H, W, C, height, width, SIDE=side, STRIDE=stride, **POOL
-    )
-    return _first(y), _first(which)
+    y, which = _map(x, B, C, height, width), _map(x, B, C, height, width, dtype=torch.uint8)
+    grid, tile = _tiles(_last(y), POOL)
+    _max_pool[grid](values, y, which, B * height * width, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
+    return y, which
 
 
 @torch.library.custom_op("alexnet::max_pool_backward", mutates_args=())
 def _max_pool_slopes(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
     slopes, places = _last(g), _last(which)
     B, height, width, C = slopes.shape
-    dx = slopes.new_empty(B, H, W, C)
-    _max_pool_backward[_tiles(dx, POOL)](
-        slopes, places, dx, B * H * W, H, W, C, height, width, SIDE=side, STRIDE=stride, **POOL
-    )
-    return _first(dx)
+    dx = _map(g, B, C, H, W)
+    grid, tile = _tiles(_last(dx), POOL)
+    _max_pool_backward[grid](slopes, places, dx, B * H * W, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
+    return dx
 
 
 @bias_relu.register_fake
@@ -165,13 +164,13 @@ def _(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 @_max_pool_with_places.register_fake
 def _(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    y = x.new_empty(x.shape[0], height, width, x.shape[1]).permute(0, 3, 1, 2)
-    return y, torch.empty_like(y, dtype=torch.uint8)
+    B, C = x.shape[:2]
+    return _map(x, B, C, height, width), _map(x, B, C, height, width, dtype=torch.uint8)
 
 
 @_max_pool_slopes.register_fake
 def _(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
-    return g.new_empty(g.shape[0], H, W, g.shape[1]).permute(0, 3, 1, 2)
+    return _map(g, g.shape[0], g.shape[1], H, W)
 
 
 def _keep_y(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
