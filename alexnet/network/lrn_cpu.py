@@ -44,7 +44,7 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     """(forward, backward) on values (rows, run), the window within a row.
 
     A buffer holds some rows, with `half` zeros before, between and behind them. All of its rows are written before the
-    first is summed: a load that straddles two stores waits until both have left the processor's queue for the cache.
+    first is summed, lest loads that straddle two stores wait for them (docs/log.md has the figures).
     """
     half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
     one, two, power = np.float32(1), np.float32(2), np.float32(beta)
