@@ -19,113 +19,124 @@ import torch
 from numba import njit
 from torch import Tensor
 
+BLOCK_VALUES = 512  # about as many of each buffer at a time; twice as many are slower where memory is the limit
 Kernel = Callable[..., None]
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 inlined = njit(inline="always", error_model="numpy")
 
 
 @inlined
-def _widen(narrow: Any, wide: Any) -> None:
-    """bfloat16 as uint16 -> float32 as uint32."""
-    for c in range(len(narrow)):
-        wide[c] = np.uint32(narrow[c]) << np.uint32(16)
+def _wide(bits: Any) -> Any:
+    """bfloat16 as uint16 -> float32."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
 @inlined
-def _narrow(wide: Any, narrow: Any) -> None:
-    """float32 as uint32 -> bfloat16 as uint16, to the nearest, ties to even; NaN stays NaN."""
-    for c in range(len(narrow)):
-        bits = wide[c]
-        nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        narrow[c] = np.uint16(0x7FC0) if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint16(nearest)
+def _narrow(value: Any) -> Any:
+    """float32 -> bfloat16 as uint16, to the nearest, ties to even; NaN stays NaN."""
+    bits = np.float32(value).view(np.uint32)
+    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.uint16(0x7FC0) if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint16(nearest)
 
 
 @cache
 def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
-    """(forward, backward) on values (pixels, channels), the window over channels."""
+    """(forward, backward) on values (rows, run), the window within a row.
+
+    A buffer holds some rows, with `half` zeros before, between and behind them. All of its rows are written before the
+    first is summed, lest loads that straddle two stores wait for them (docs/log.md has the figures).
+    """
     half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
     one, two, power = np.float32(1), np.float32(2), np.float32(beta)
 
     @compiled
-    def forward(x: Any, y: Any, towers: int, k: Any, a: Any) -> None:
-        pixels, channels = x.shape
-        run = channels // towers
-        squares = np.zeros(run + 2 * half, np.float32)
-        bits = np.empty(run, np.uint32)
-        values = bits.view(np.float32)
-        for p in range(pixels):
-            for t in range(towers):
-                given, out = x[p, t * run : (t + 1) * run], y[p, t * run : (t + 1) * run]
-                if bf16:
-                    _widen(given, bits)
-                else:
-                    values[:] = given
+    def forward(x: Any, y: Any, k: Any, a: Any) -> None:
+        rows, run = x.shape
+        step, block = run + half, 1 + BLOCK_VALUES // run
+        squares = np.zeros(block * step + half, np.float32)
+        for start in range(0, rows, block):
+            stop = min(start + block, rows)
+            for p in range(start, stop):
+                given, put = x[p], squares[(p - start) * step + half :]
                 for c in range(run):
-                    squares[half + c] = values[c] * values[c]
+                    value = _wide(given[c]) if bf16 else given[c]
+                    put[c] = value * value
+            for p in range(start, stop):
+                given, out, near = x[p], y[p], squares[(p - start) * step :]
                 for c in range(run):
-                    s = squares[c]
+                    s = near[c]
                     for j in range(1, size):
-                        s += squares[c + j]
+                        s += near[c + j]
                     v = k + a * s
+                    value = _wide(given[c]) if bf16 else given[c]
                     if quarters:
                         r = one / np.sqrt(v)
-                        values[c] *= r * np.sqrt(r) if quarters == 3 else r
+                        value *= r * np.sqrt(r) if quarters == 3 else r
                     else:
-                        values[c] *= v**-power
-                if bf16:
-                    _narrow(bits, out)
-                else:
-                    out[:] = values
+                        value *= v**-power
+                    out[c] = _narrow(value) if bf16 else value
 
     @compiled
-    def backward(x: Any, g: Any, dx: Any, towers: int, k: Any, a: Any) -> None:
-        pixels, channels = x.shape
-        run = channels // towers
-        squares, terms = np.zeros(run + 2 * half, np.float32), np.zeros(run + 2 * half, np.float32)
-        bits, slope_bits = np.empty(run, np.uint32), np.empty(run, np.uint32)
-        values, slopes = bits.view(np.float32), slope_bits.view(np.float32)
+    def backward(x: Any, g: Any, dx: Any, k: Any, a: Any) -> None:
+        rows, run = x.shape
+        step, block = run + half, 1 + BLOCK_VALUES // run
+        squares, terms = np.zeros(block * step + half, np.float32), np.zeros(block * step + half, np.float32)
+        slopes = np.empty(block * run, np.float32)
         m = two * a * power
-        for p in range(pixels):
-            for t in range(towers):
-                given, slope, out = (
-                    x[p, t * run : (t + 1) * run],
-                    g[p, t * run : (t + 1) * run],
-                    dx[p, t * run : (t + 1) * run],
-                )
-                if bf16:
-                    _widen(given, bits)
-                    _widen(slope, slope_bits)
-                else:
-                    values[:] = given
-                    slopes[:] = slope
+        for start in range(0, rows, block):
+            stop = min(start + block, rows)
+            for p in range(start, stop):
+                given, put = x[p], squares[(p - start) * step + half :]
                 for c in range(run):
-                    squares[half + c] = values[c] * values[c]
+                    value = _wide(given[c]) if bf16 else given[c]
+                    put[c] = value * value
+            for p in range(start, stop):
+                given, slope, near = x[p], g[p], squares[(p - start) * step :]
+                kept, put = slopes[(p - start) * run :], terms[(p - start) * step + half :]
                 for c in range(run):
-                    s = squares[c]
+                    s = near[c]
                     for j in range(1, size):
-                        s += squares[c + j]
+                        s += near[c + j]
                     v = k + a * s
+                    value = _wide(given[c]) if bf16 else given[c]
+                    d = _wide(slope[c]) if bf16 else slope[c]
                     if quarters:
                         r = one / np.sqrt(v)
-                        slopes[c] *= r * np.sqrt(r) if quarters == 3 else r
-                        terms[half + c] = slopes[c] * values[c] * r * r
+                        d *= r * np.sqrt(r) if quarters == 3 else r
+                        put[c] = d * value * r * r
                     else:
-                        slopes[c] *= v**-power
-                        terms[half + c] = slopes[c] * values[c] / v
+                        d *= v**-power
+                        put[c] = d * value / v
+                    kept[c] = d
+            for p in range(start, stop):
+                given, out = x[p], dx[p]
+                kept, near = slopes[(p - start) * run :], terms[(p - start) * step :]
                 for c in range(run):
-                    s = terms[c]
+                    s = near[c]
                     for j in range(1, size):
-                        s += terms[c + j]
-                    slopes[c] -= m * values[c] * s
-                if bf16:
-                    _narrow(slope_bits, out)
-                else:
-                    out[:] = slopes
+                        s += near[c + j]
+                    value = _wide(given[c]) if bf16 else given[c]
+                    d = kept[c] - m * value * s
+                    out[c] = _narrow(d) if bf16 else d
 
     return forward, backward
 
 
 # Functions of the module, not of the factory below: numba knows a kernel on disk by what it closes over.
+@inlined
+def _widen(narrow: Any, wide: Any) -> None:
+    """bfloat16 as uint16 -> float32, for a whole map."""
+    for c in range(len(narrow)):
+        wide[c] = _wide(narrow[c])
+
+
+@inlined
+def _round(wide: Any, narrow: Any) -> None:
+    """float32 -> bfloat16 as uint16, for a whole map."""
+    for c in range(len(narrow)):
+        narrow[c] = _narrow(wide[c])
+
+
 @inlined
 def _along(values: Any, out: Any, half: int) -> None:
     """(H, W, C) -> sums over the columns at most `half` away."""
@@ -155,13 +166,12 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     @compiled
     def forward(x: Any, y: Any, k: Any, a: Any) -> None:
         images, height, width, channels = x.shape
-        bits = np.empty((height, width, channels), np.uint32)
-        values = bits.view(np.float32)
+        values = np.empty(x.shape[1:], np.float32)
         squares, sums = np.empty_like(values), np.empty_like(values)
         s = np.empty(channels, np.float32)
         for n in range(images):
             if bf16:
-                _widen(x[n].reshape(-1), bits.reshape(-1))
+                _widen(x[n].reshape(-1), values.reshape(-1))
             else:
                 values[:] = x[n]
             squares[:] = values * values
@@ -177,23 +187,21 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         else:
                             values[i, j, c] *= v**-power
             if bf16:
-                _narrow(bits.reshape(-1), y[n].reshape(-1))
+                _round(values.reshape(-1), y[n].reshape(-1))
             else:
                 y[n] = values
 
     @compiled
     def backward(x: Any, g: Any, dx: Any, k: Any, a: Any) -> None:
         images, height, width, channels = x.shape
-        bits = np.empty((height, width, channels), np.uint32)
-        slope_bits = np.empty((height, width, channels), np.uint32)
-        values, slopes = bits.view(np.float32), slope_bits.view(np.float32)
+        values, slopes = np.empty(x.shape[1:], np.float32), np.empty(x.shape[1:], np.float32)
         squares, sums = np.empty_like(values), np.empty_like(values)
         s = np.empty(channels, np.float32)
         m = two * a * power
         for n in range(images):
             if bf16:
-                _widen(x[n].reshape(-1), bits.reshape(-1))
-                _widen(g[n].reshape(-1), slope_bits.reshape(-1))
+                _widen(x[n].reshape(-1), values.reshape(-1))
+                _widen(g[n].reshape(-1), slopes.reshape(-1))
             else:
                 values[:] = x[n]
                 slopes[:] = g[n]
@@ -218,7 +226,7 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     for c in range(channels):
                         slopes[i, j, c] -= m * values[i, j, c] * s[c]
             if bf16:
-                _narrow(slope_bits.reshape(-1), dx[n].reshape(-1))
+                _round(slopes.reshape(-1), dx[n].reshape(-1))
             else:
                 dx[n] = slopes
 
@@ -260,7 +268,7 @@ def backward(x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float,
 def _call(which: int, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int) -> None:
     bf16 = tensors[0].dtype == torch.bfloat16
     if towers:
-        arrays = [_array(t).reshape(-1, t.shape[-1]) for t in tensors]
-        _shared(_across(size, beta, bf16)[which], arrays, towers, np.float32(k), np.float32(a))
+        arrays = [_array(t).reshape(-1, t.shape[-1] // towers) for t in tensors]  # no window leaves its tower
+        _shared(_across(size, beta, bf16)[which], arrays, np.float32(k), np.float32(a))
     else:
         _shared(_within(size, beta, bf16)[which], [_array(t) for t in tensors], np.float32(k), np.float32(a))
