@@ -164,6 +164,7 @@ def preprocess_of(model: Variant) -> Preprocess:
         resize=model.resize,
         filter="bilinear",
         exif=True,
+        decode="reduced",
         colour=model.colour,
         scale=model.scale,
         mean=MEAN_FILE if model.mean == "image" else (red / model.scale, green / model.scale, blue / model.scale),
