@@ -595,7 +595,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
 def document(job: Job, stopped: str) -> dict[str, Any]:
     """What `train --json` prints."""
     state = job.state
-    last = state.last or {"step": state.step, "top1": None, "top5": None}  # before the first validation
+    last = state.last or {"step": state.step, "top1": None, "top5": None, "loss": None}  # before the first validation
     return {
         "run": str(job.run.folder),
         "best": state.best or last,

@@ -195,6 +195,47 @@ def test_gone_back_by_hand_to_a_state_whose_best_is_gone(pictures, tmp_path, mon
     assert (run / "checkpoints" / (run / "best").read_text().strip()).is_dir()
 
 
+def test_of_as_many_right_answers_the_lower_loss_is_the_best(pictures, tmp_path, monkeypatch):
+    ordinary, run = loop.score, tmp_path / "run"
+    found = iter({"correct1": right, "loss": loss} for right, loss in ((9, 0.5), (9, 0.6), (9, 0.4), (8, 0.1)))
+    monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), **next(found)))
+    wanted = asked(
+        pictures,
+        run,
+        epochs=4,
+        set=("validate_epochs=1", "schedule=plateau", "patience=1", "lr_drops=1", "lr_factor=0.1"),
+    )
+    result = start.train(wanted, quiet())
+    assert (result["best"]["step"], result["best"]["loss"]) == (12, 0.4)
+    assert (result["last"]["step"], result["last"]["loss"]) == (16, 0.1)
+    assert (run / "best").read_text() == "step-00000012\n"
+    state = json.loads((run / "checkpoints" / "step-00000016" / "state.json").read_text())
+    assert (state["drops"], state["waited"]) == (
+        1,
+        1,
+    )  # a lower loss is no better accuracy: the rate did not wait for it
+
+
+def test_a_best_from_before_its_loss_was_kept(pictures, tmp_path, monkeypatch):
+    ordinary, run = loop.score, tmp_path / "run"
+    found = iter({"correct1": right, "loss": loss} for right, loss in ((9, 0.5), (9, 0.4), (10, 0.9)))
+    monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), **next(found)))
+    start.train(asked(pictures, run, epochs=1, set=("validate_epochs=1",)), quiet())
+    (step,) = (run / "checkpoints").iterdir()
+    state = json.loads((step / "state.json").read_text())
+    for name in ("best", "last"):
+        del state[name]["loss"]
+    content = json.dumps(state).encode()
+    (step / "state.json").write_bytes(content)
+    manifest = json.loads((step / "manifest.json").read_text())
+    manifest["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (step / "manifest.json").write_text(json.dumps(manifest))
+    result = start.train(asked(pictures, run, epochs=2, set=("validate_epochs=1",)), quiet())
+    assert result["best"]["step"] == 4 and result["last"]["loss"] == 0.4
+    result = start.train(asked(pictures, run, epochs=3, set=("validate_epochs=1",)), quiet())
+    assert result["best"] == result["last"] and result["best"]["loss"] == 0.9
+
+
 def test_parts_of_a_batch_are_the_batch(pictures, tmp_path):
     for name, parts in (("one", 1), ("three", 3)):
         start.train(asked(pictures, tmp_path / name, epochs=1, accumulate=parts), quiet())
@@ -377,7 +418,7 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
 def test_a_run_stopped_by_the_clock_before_a_validation_says_so(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(start, "LAST_RESORT", 0.0)
     result = start.train(asked(pictures, tmp_path / "run", epochs=None, max_time=3600.0), quiet())
-    assert result["stopped"] == "max-time" and result["last"] == {"step": 1, "top1": None, "top5": None}
+    assert result["stopped"] == "max-time" and result["last"] == {"step": 1, "top1": None, "top5": None, "loss": None}
     assert result["best"] == result["last"]
 
 
