@@ -29,6 +29,10 @@ class BadImage(DataError):
         self.path = path
         self.reason = reason
 
+    def with_hint(self) -> "BadImage":
+        """The same, with what to do, for a command that has the option."""
+        return BadImage(self.path, f"{self.reason}; --bad-images skip leaves such pictures out")
+
 
 class WeightsError(AlexNetError):
     """Weights or a checkpoint that cannot be read, or that do not fit."""

@@ -538,7 +538,7 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
             with files.lock(run.folder / "lock"):
                 return _train(asked, job, run, record, console)
     except BadImage as bad:
-        raise BadImage(bad.path, f"{bad.reason}; --bad-images skip leaves such pictures out") from bad
+        raise bad.with_hint() from bad
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:

@@ -287,6 +287,18 @@ def test_pack_prints_one_document_and_opens(pictures, tmp_path, capsys):
     assert code == 2 and "a pack of form raw" in said
 
 
+def test_a_bad_picture_to_pack_or_to_train_on_names_the_way_out(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "set")
+    for path in (tmp_path / "set").rglob("*.jpg"):
+        path.write_bytes(b"x" * 20)
+    code, said = fails(["data", "pack", tmp_path / "set", tmp_path / "out", "--variant", "tiny"], capsys)
+    assert code == 3 and said.endswith(".jpg: not a picture of a known kind, expected JPEG, PNG, WebP, GIF or BMP; "
+                                       "--bad-images skip leaves such pictures out\n")  # fmt: skip
+    tokens = command(tmp_path / "set", tmp_path / "run", "--recipe", "article", "--max-steps", 2)
+    code, _, err = ended(tokens, capsys)
+    assert code == 3 and err.endswith("; --bad-images skip leaves such pictures out\n")
+
+
 def test_predict_from_standard_input_equals_the_file(trained, pictures, capsys, monkeypatch):
     picture = pictures / "class1" / "000.png"
     from_file = json.loads(works(["predict", trained[0], picture, "--json"], capsys))
