@@ -21,6 +21,7 @@ from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
 
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
+POINTERS = ("best", "last")
 
 
 @dataclass
@@ -123,6 +124,12 @@ class Run:
             raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
         return self.checkpoints / said
 
+    @classmethod
+    def pointed(cls, path: Path) -> Path | None:
+        """The checkpoint folder that a run's own file `best` or `last`, at `path`, names; None for any other path."""
+        run = cls(path.parent)
+        return run.pointer(path.name) if path.name in POINTERS and path.is_file() and run.exists() else None
+
     def point(self, name: str, checkpoint_name: str) -> None:
         """Lets `best` or `last` name a checkpoint that stands."""
         files.write(self.folder / name, checkpoint_name + "\n")
@@ -217,11 +224,15 @@ def _published() -> Loaded:
 
 
 def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None) -> Loaded:
-    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, `imagenet`, or a variant, untrained.
+    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, a run's file `best` or `last`,
+    `imagenet`, or a variant, untrained.
 
     Raises UsageError for a name that is none of these, WeightsError for a checkpoint that does not verify.
     """
     path = Path(where)
+    pointed = Run.pointed(path)
+    if pointed is not None:
+        return _from_run(Run(path.parent), pointed)
     if (path / "manifest.json").is_file():
         return _from_run(Run(path.resolve().parent.parent), path)
     run = Run(path)
@@ -250,4 +261,5 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
 def is_run(where: str) -> bool:
     """Whether `where` is something that `open_run` would open."""
     path = Path(where)
-    return (path / "manifest.json").is_file() or Run(path).exists() or where == "imagenet" or where in VARIANTS
+    checkpoint_or_run = (path / "manifest.json").is_file() or Run(path).exists() or Run.pointed(path) is not None
+    return checkpoint_or_run or where == "imagenet" or where in VARIANTS
