@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .. import files
 from ..data.classes import Classes, imagenet_classes
 from ..data.preprocess import MEAN_FILE, Preprocess, from_json, load_mean, stored_side
-from ..errors import DataError, UsageError, WeightsError
+from ..errors import DataError, UsageError, WeightsError, did_you_mean
 from ..network.build import AlexNet, build
 from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
@@ -254,7 +254,7 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
     if path.exists():
         raise UsageError(f"{path}: not a run folder (it holds no recipe.json)")
     under = run_named(str(where))
-    hint = f"; {under.folder} is one" if under.exists() else ""
+    hint = f"; {under.folder} is one" if under.exists() else did_you_mean(str(where), ("imagenet", *VARIANTS))
     raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)}){hint}")
 
 
