@@ -230,7 +230,7 @@ def test_other_ends(fault, code, monkeypatch, capsys):
     assert got == code and not out and err.startswith("alexnet: ") and err.count("\n") == 1
 
 
-def test_info_prints_one_document(capsys):
+def test_info_prints_one_document(capsys, monkeypatch):
     said = json.loads(works(["info", "tiny", "--classes", "10", "--json"], capsys))
     assert {"variant", "parameters", "macs", "neurons", "input", "layers"} <= said.keys()
     assert said["input"] == [3, 64, 64] and said["variant"] == "tiny"
@@ -239,6 +239,14 @@ def test_info_prints_one_document(capsys):
     assert sum(layer["parameters"] for layer in said["layers"]) == said["parameters"]
     different = json.loads(works(["info", "paper", "--diff", "caffe", "--json"], capsys))
     assert different["variants"] == ["paper", "caffe"] and different["differences"]
+    monkeypatch.setenv("COLUMNS", "300")
+    said = works(["info", "paper", "--diff", "caffe"], capsys)
+    for once in (
+        "[CAFFE] bvlc_alexnet",
+        "[K12] 3.3: alpha times the sum",
+    ):  # of a layer's rows the first has its source
+        assert said.count(once) == 1
+    assert said.count("conv2") == 1 and said.count("norm2") == 3 and said.count("[CAFFE] as norm1") == 1
 
 
 def test_train_prints_one_document(trained):
