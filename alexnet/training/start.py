@@ -472,11 +472,16 @@ def measured_pace(job: Job) -> Pace:
     return Pace(step, validation, saving)
 
 
+def _lasting(seconds: float) -> str:
+    """A length of time for a person: 20 seconds, 2.5 minutes."""
+    return f"{seconds:.3g} seconds" if seconds < 120 else f"{round(seconds / 60, 1):g} minutes"
+
+
 def measured_steps(job: Job, seconds: float, console: Console) -> int:
     """How many steps fit into `seconds`, validation and saving included, by the pace measured."""
     pace = measured_pace(job)
     steps = pace.steps(seconds * (1 - KEPT_BACK), job)
-    console.print(f"{pace}: {steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:.3g} minutes")
+    console.print(f"{pace}: {steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {_lasting(seconds)}")
     return steps
 
 
@@ -496,7 +501,7 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
     }
     console.print(
         f"{pace}\n"
-        f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {estimate['seconds'] / 60:.1f} minutes, "
+        f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {_lasting(estimate['seconds'])}, "
         f"{estimate['memory_bytes'] / 1e9:.1f} GB of memory, {estimate['disk_bytes'] / 1e9:.1f} GB on disk",
     )
     return estimate

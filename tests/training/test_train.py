@@ -451,6 +451,19 @@ def test_what_fits_into_a_time_takes_it(pictures, tmp_path):
     assert pace.seconds(8, job) == pytest.approx(16 + 34 + 2 * 4)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(20.0, "20 seconds"), (119.0, "119 seconds"), (0.5, "0.5 seconds"), (120.0, "2 minutes"), (150.0, "2.5 minutes"),
+     (1200.0, "20 minutes"), (86400.0, "1440 minutes")],
+)  # fmt: skip
+def test_a_time_is_said_as_it_was_asked(pictures, tmp_path, monkeypatch, seconds, words):
+    monkeypatch.setattr(start, "measured_pace", lambda job: start.Pace(step=1.0, validation=0.0, saving=0.0))
+    job, _, _ = start.prepare(asked(pictures, tmp_path / "run"), quiet())
+    console = quiet()
+    start.measured_steps(job, seconds, console)
+    assert console.file.getvalue().rstrip().endswith(f" fit into {words}")
+
+
 def test_a_dry_run_touches_no_folder_that_is_there(pictures, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in pictures.rglob("*"))
     start.train(asked(pictures, pictures), quiet(), dry=True)  # --run names the pictures themselves
