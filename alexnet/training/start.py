@@ -185,11 +185,27 @@ def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked, e
             f"uneven: {small} has {counts.min()} pictures, the largest class {counts.max()}; --balance repeats the "
             f"smaller classes"
         )
-    if counts.min() < FEW and not chosen.replace_head and asked.data != "digits":
-        console.print(
-            f"a class has fewer than {FEW} pictures; fine-tuning given weights would do better:\n"
-            f"  alexnet train {shlex.quote(asked.data)} --recipe finetune --weights imagenet"
-        )
+    if counts.min() < FEW and asked.data != "digits" and not (chosen.replace_head or asked.weights):
+        tuned = preprocess_of(variant(recipe("finetune").variant)).shaping
+        here = preprocess_of(variant(chosen.variant)).stored
+        # who trains on smaller pictures has a reason, and a pack of other stored forms would be refused
+        if here == tuned.stored and data.train.shaping in (None, tuned):
+            console.print(
+                f"a class has fewer than {FEW} pictures; fine-tuning given weights would do better:\n"
+                f"  {_finetuning(asked)}"
+            )
+
+
+def _finetuning(asked: Asked) -> str:
+    """The command that fine-tunes on the pictures that were asked for, held out as was asked, into a run of its own."""
+    words = ["alexnet", "train", asked.data, "--recipe", "finetune", "--weights", "imagenet"]
+    for name in ("val", "val_fraction", "seed", "bad_images"):
+        value = getattr(asked, name)
+        if value != getattr(Asked, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--balance"] if asked.balance else []
+    words += ["--run", f"{asked.run}-finetune"] if asked.run else []
+    return shlex.join(words)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -19,13 +19,17 @@ from safetensors.torch import load_file
 from alexnet import stop
 from alexnet.data.augment import Augment
 from alexnet.data.loader import batches
+from alexnet.data.pack import pack
+from alexnet.data.sources import open_data
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
 from alexnet.network.build import build
 from alexnet.network.kernels import Kernels
+from alexnet.network.variants import variant
 from alexnet.training import loop, start
+from alexnet.training.recipes import recipe
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
-from alexnet.weights.run import Run
+from alexnet.weights.run import Run, preprocess_of
 from tests.pictures import write_folder
 
 
@@ -464,6 +468,37 @@ def test_a_time_is_said_as_it_was_asked(pictures, tmp_path, monkeypatch, seconds
     assert console.file.getvalue().rstrip().endswith(f" fit into {words}")
 
 
+def said_of(where: Path, run: Path, **options) -> str:
+    console = quiet()
+    start.prepare(asked(where, run, **{"recipe": "paper", "variant": None, **options}), console)
+    return console.file.getvalue()
+
+
+def test_few_pictures_are_better_fine_tuned_and_the_command_is_said(pictures, tmp_path):
+    few = f"alexnet train {pictures} --recipe finetune --weights imagenet"
+    assert f"  {few} --run {tmp_path / 'run'}-finetune\n" in said_of(pictures, tmp_path / "run")
+    options = {"val_fraction": 0.3, "seed": 4, "bad_images": "skip", "balance": True}
+    assert f"{few} --val-fraction 0.3 --seed 4 --bad-images skip --balance --run" in said_of(
+        pictures, tmp_path / "run", **options
+    )
+    shutil.copytree(pictures, tmp_path / "other ones")
+    said = said_of(pictures, tmp_path / "run", val=str(tmp_path / "other ones"))
+    assert f"{few} --val '{tmp_path / 'other ones'}' --run" in said
+
+
+def test_fine_tuning_is_not_named_where_it_would_not_go(pictures, tmp_path):
+    assert "fine-tuning" not in said_of(pictures, tmp_path / "run", variant="tiny")
+    data = open_data(str(pictures))
+    for weights, hinted in ((None, True), ("runs/base", False)):
+        console = quiet()
+        start.say_of_data(data, recipe("paper"), console, asked=Asked(str(pictures), weights=weights), epoch=57)
+        assert ("fine-tuning" in console.file.getvalue()) == hinted
+    for name, hinted in (("paper", True), ("caffe", False)):
+        pack(data.train, data.val, tmp_path / name, form="raw", preprocess=preprocess_of(variant(name)),
+             source=data.source, fingerprint=data.fingerprint)  # fmt: skip
+        assert ("fine-tuning" in said_of(tmp_path / name, tmp_path / "run", variant=name)) == hinted
+
+
 def test_a_dry_run_touches_no_folder_that_is_there(pictures, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in pictures.rglob("*"))
     start.train(asked(pictures, pictures), quiet(), dry=True)  # --run names the pictures themselves
@@ -579,13 +614,13 @@ def test_freeze_and_finetune(pictures, tmp_path):
         start.train(replace(tuned, run=str(tmp_path / "x"), set=("freeze=conv9",)), quiet())
 
 
-def test_few_pictures_and_imbalance_are_said(tmp_path):
+def test_imbalance_is_said(tmp_path):
     folder = write_folder(tmp_path / "data", classes=2, each=8)
     for i in range(20):
         (folder / "class1" / f"more{i}.png").write_bytes((folder / "class1" / "000.png").read_bytes())
     console = quiet()
     start.train(asked(folder, tmp_path / "run", epochs=1), console, dry=True)
-    assert "--recipe finetune" in console.file.getvalue() and "--balance" in console.file.getvalue()
+    assert "uneven: class0 has" in console.file.getvalue() and "--balance" in console.file.getvalue()
 
 
 def test_balance_makes_epochs_even(tmp_path):
