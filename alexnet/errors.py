@@ -1,5 +1,7 @@
 """Every error a user can meet, each with its exit code. The message is one line: what, where, what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -7,6 +9,12 @@ class AlexNetError(Exception):
     """A fault that a user can act on; the command line prints it as one line and exits with `code`."""
 
     code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean paper?` for papper, to end a message with; empty where none of the known names is near."""
+    near = get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class UsageError(AlexNetError):
@@ -28,6 +36,10 @@ class BadImage(DataError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+    def with_hint(self) -> "BadImage":
+        """The same, with what to do, for a command that has the option."""
+        return BadImage(self.path, f"{self.reason}; --bad-images skip leaves such pictures out")
 
 
 class WeightsError(AlexNetError):

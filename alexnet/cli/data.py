@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from cyclopts import App
 
-from ..errors import UsageError
+from ..errors import BadImage, UsageError
 
 app = App(name="data", help="Look at a data set, pack or fetch one.", help_format="plaintext", help_formatter="plain")
 
@@ -144,22 +144,25 @@ def pack(
     found = open_data(data, val=val, val_fraction=val_fraction, seed=seed)
     console = console_for(json)
     count = len(found.train) + (len(found.val) if found.val is not None else 0)
-    with watch(), Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("packing", total=count)
-        record = packing.pack(
-            found.train,
-            found.val,
-            out,
-            form=form,
-            preprocess=preprocess_of(variant_named(variant)),
-            source=found.source,
-            fingerprint=found.fingerprint,
-            quality=quality,
-            threads=workers,
-            bad_images=bad_images,
-            cache=cache_folder(),
-            progress=lambda packed: bar.advance(task, packed),
-        )
+    try:
+        with watch(), Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("packing", total=count)
+            record = packing.pack(
+                found.train,
+                found.val,
+                out,
+                form=form,
+                preprocess=preprocess_of(variant_named(variant)),
+                source=found.source,
+                fingerprint=found.fingerprint,
+                quality=quality,
+                threads=workers,
+                bad_images=bad_images,
+                cache=cache_folder(),
+                progress=lambda packed: bar.advance(task, packed),
+            )
+    except BadImage as bad:
+        raise bad.with_hint() from bad
     if verify:
         packed.verify(out)
     if json:

@@ -27,7 +27,7 @@ def info(
     Parameters:
         variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny
         classes: outputs of the last layer
-        diff: another variant: only what differs, number by number, each with its source
+        diff: another variant: only what differs, number by number, and the sources
         json: print one JSON document
     """
     if classes < 1:
@@ -89,8 +89,11 @@ def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     for name in ("layer", "what", here.name, there.name):
         table.add_column(name)
+    above: tuple[str, ...] = ()
     for one in found:
-        cells = (Text(f"{value}\n{mark}") for value, mark in ((one.here, one.mark_here), (one.there, one.mark_there)))
-        table.add_row(one.layer or "images", one.what, *cells)
+        marks = (one.layer, one.mark_here, one.mark_there)
+        cells = (one.here, one.there) if marks == above else (f"{one.here}\n{marks[1]}", f"{one.there}\n{marks[2]}")
+        table.add_row(one.layer or "images", one.what, *map(Text, cells))
+        above = marks
     console_for(False).print(table, soft_wrap=False)
     console_for(False).print("[K12] the paper, [CODE12] its program; docs/fidelity.md explains every mark.")

@@ -5,8 +5,10 @@ JPEG that this refuses, by Pillow. Both give the same pixels (tests/data/test_de
 """
 
 import io
+import math
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import BadImage
-from .preprocess import Filter, Resize
+from .preprocess import Filter, Resize, Shaping
 
 # Pillow's own limit warns, which no thread can silence for itself alone; `decode` refuses by `max_pixels` before a
 # pixel is read.
@@ -23,6 +25,11 @@ Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS: Final = 200_000_000
 # Real progressive files have about ten; each scan goes over the whole picture again, so a small file of many is a bomb.
 MAX_SCANS: Final = 100
+
+# A JPEG may be decoded at 1/2 or 1/4 of its size, for which libjpeg-turbo has fast inverse transforms; it is where at
+# least GAP times the stored form's side is left, so that the filter still has its work to do (docs/log.md).
+REDUCTIONS: Final = (4, 2)
+GAP: Final = 2
 
 FILTERS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -53,6 +60,10 @@ UPRIGHT: Final[dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: lambda image: image[:, ::-1].transpose(1, 0, 2),
 }
+# Where the file's first row or column is the picture's last, and where its rows are the picture's columns.
+FROM_BOTTOM: Final = (3, 4, 7, 8)
+FROM_RIGHT: Final = (2, 3, 6, 7)
+SIDEWAYS: Final = (5, 6, 7, 8)
 
 # What files that are no pictures begin with.
 HEIC: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -82,6 +93,24 @@ FAULTS: Final = (
 )
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """The pixels that a file holds, uint8 (h, w, 3), and its EXIF; where `reduced` is N, each is N x N of the picture's
+    `height` x `width`, the last row and column of fewer where N does not divide these.
+    """
+
+    image: NDArray[np.uint8]
+    exif: bytes
+    height: int
+    width: int
+    reduced: int = 1
+
+    def upright(self) -> NDArray[np.uint8]:
+        """The pixels turned as the EXIF orientation says."""
+        turn = UPRIGHT.get(_orientation(self.exif))
+        return self.image if turn is None else np.ascontiguousarray(turn(self.image))
+
+
 def decode(data: bytes, name: str, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture in `data` as uint8 (h, w, 3), RGB: JPEG, PNG, WebP, GIF or BMP, told by its first bytes.
 
@@ -90,21 +119,33 @@ def decode(data: bytes, name: str, *, exif: bool = True, max_pixels: int = MAX_P
     orientation says; EXIF that cannot be read is ignored. BadImage, with `name` and a reason: any other kind of file,
     a damaged or truncated one, and one of more than `max_pixels`, which is refused by its header.
     """
-    kind = _kind(data)
-    if kind not in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
-        raise BadImage(name, f"{kind}, expected JPEG, PNG, WebP, GIF or BMP")
-    try:
-        if kind == "JPEG":
-            image, metadata = _decode_jpeg(data, name, max_pixels)
-        elif kind == "PNG":
-            image, metadata = _decode_png(data, name, max_pixels)
-        else:
-            image, metadata = _decode_pillow(data, kind, name, max_pixels)
-    except UnidentifiedImageError:  # its message holds an address in memory
-        raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
-    except FAULTS as reason:
-        raise BadImage(name, f"damaged {kind} ({_line(reason)})") from None
-    return _upright(image, metadata) if exif else image
+    picture = _decode(data, name, max_pixels, None)
+    return picture.upright() if exif else picture.image
+
+
+def decoded_form(
+    data: bytes, name: str, shaping: Shaping, *, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The stored form, uint8 (S, S, 3), of the picture in `data`, and that picture's (height, width), upright.
+
+    It is `stored_form` of what `decode` gives, with its errors; but where `shaping.decode` is "reduced", a JPEG whose
+    shorter side is at least GAP * N * S is decoded at 1/N, N = 4 or 2, the larger that serves.
+    """
+    picture = _decode(data, name, max_pixels, shaping.stored if shaping.decode == "reduced" else None)
+    image, height, width = picture.image, picture.height, picture.width
+    orientation = _orientation(picture.exif) if shaping.exif else 1
+    if shaping.exif:
+        image = picture.upright()
+    if orientation in SIDEWAYS:
+        height, width = width, height
+    h, w = height / picture.reduced, width / picture.reduced
+    # What the last row and column hold beyond the picture's edge is no part of it.
+    top = image.shape[0] - h if orientation in FROM_BOTTOM else 0.0
+    left = image.shape[1] - w if orientation in FROM_RIGHT else 0.0
+    form = stored_form(
+        image, stored=shaping.stored, resize=shaping.resize, filter=shaping.filter, extent=(top, left, h, w)
+    )
+    return form, (height, width)
 
 
 def opened(picture: Image.Image, *, exif: bool = True) -> NDArray[np.uint8]:
@@ -114,7 +155,8 @@ def opened(picture: Image.Image, *, exif: bool = True) -> NDArray[np.uint8]:
         image = _rgb(picture)
     except FAULTS as reason:
         raise BadImage(str(getattr(picture, "filename", "") or "picture"), f"damaged ({_line(reason)})") from None
-    return _upright(image, picture.info.get("exif", b"")) if exif else image
+    read = _Picture(image, picture.info.get("exif", b""), *image.shape[:2])
+    return read.upright() if exif else image
 
 
 def stored_form(
@@ -123,22 +165,24 @@ def stored_form(
     stored: int,
     resize: Resize,
     filter: Filter,
+    extent: tuple[float, float, float, float] | None = None,
 ) -> NDArray[np.uint8]:
     """The stored form of a picture: uint8 (h, w, 3) -> uint8 (S, S, 3), S = `stored`, resized with antialiasing.
 
     "shorter": the shorter side becomes S and the longer round(longer * S / shorter); of it the S pixels from
     (longer - S) // 2 on are kept ([K12] 2). A picture whose shorter side is S is only cut. "warp": both sides become S.
+    `extent`: where in `image` the picture lies (top, left, height, width), in pixels and their parts; all of it.
     """
-    h, w = image.shape[:2]
+    y, x, h, w = extent or (0, 0, *image.shape[:2])
     if resize == "warp":
-        return _resized(image, (0.0, 0.0, w, h), stored, filter)
+        return _resized(image, (x, y, x + w, y + h), stored, filter)
     shorter = min(h, w)
     height, width = round(h * stored / shorter), round(w * stored / shorter)
     top, left = (height - stored) // 2, (width - stored) // 2
     if shorter == stored:
         return np.ascontiguousarray(image[top : top + stored, left : left + stored])
     # The cut is made in the source's coordinates, so a strip of 1 x 5000 never becomes one of 256 x 1,280,000.
-    box = (left * w / width, top * h / height, (left + stored) * w / width, (top + stored) * h / height)
+    box = (x + left * w / width, y + top * h / height, x + (left + stored) * w / width, y + (top + stored) * h / height)
     return _resized(image, box, stored, filter)
 
 
@@ -172,6 +216,30 @@ def _resized(
 ) -> NDArray[np.uint8]:
     """The box (left, top, right, bottom) of a picture as (side, side, 3)."""
     return np.array(Image.fromarray(image).resize((side, side), FILTERS[kernel], box=box, reducing_gap=None))
+
+
+def _decode(data: bytes, name: str, max_pixels: int, stored: int | None) -> _Picture:
+    """The picture of a file of any kind, reduced where that serves a stored form of side `stored`; None: never."""
+    kind = _kind(data)
+    if kind not in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        raise BadImage(name, f"{kind}, expected JPEG, PNG, WebP, GIF or BMP")
+    try:
+        if kind == "JPEG":
+            return _decode_jpeg(data, name, max_pixels, stored)
+        if kind == "PNG":
+            return _decode_png(data, name, max_pixels)
+        return _decode_pillow(data, kind, name, max_pixels, None)
+    except UnidentifiedImageError:  # its message holds an address in memory
+        raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
+    except FAULTS as reason:
+        raise BadImage(name, f"damaged {kind} ({_line(reason)})") from None
+
+
+def _reduction(height: int, width: int, stored: int | None) -> int:
+    """The N at 1/N of which a JPEG is decoded."""
+    if stored is None:
+        return 1
+    return next((n for n in REDUCTIONS if min(height, width) >= GAP * n * stored), 1)
 
 
 def _kind(data: bytes) -> str:
@@ -211,12 +279,6 @@ def _kind(data: bytes) -> str:
     return "not a picture of a known kind"
 
 
-def _upright(image: NDArray[np.uint8], exif: bytes) -> NDArray[np.uint8]:
-    """The picture turned as its EXIF orientation says."""
-    turn = UPRIGHT.get(_orientation(exif))
-    return image if turn is None else np.ascontiguousarray(turn(image))
-
-
 def _line(reason: BaseException) -> str:
     text = " ".join(str(reason).split())
     return text if len(text) <= 100 else text[:97] + "..."
@@ -229,8 +291,7 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
         raise BadImage(name, f"{width} x {height} pixels")
 
 
-def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
-    """Pixels (h, w, 3) as stored in the file, and its EXIF."""
+def _decode_jpeg(data: bytes, name: str, max_pixels: int, stored: int | None) -> _Picture:
     # Imported here: what needs no picture decoded, needs no decoder either.
     import simplejpeg
 
@@ -241,33 +302,39 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.ui
     exif = next((data[a + 4 : b] for marker, a, b in segments if marker == APP1 and data.startswith(EXIF, a + 4)), b"")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-        _check_size(int(height), int(width), name, max_pixels)
+        height, width = int(height), int(width)
+        _check_size(height, width, name, max_pixels)
         if colorspace not in ("CMYK", "YCCK"):
-            return simplejpeg.decode_jpeg(data, "RGB", strict=True), exif
+            n = _reduction(height, width, stored)
+            # of its sizes, eighths of the picture, the library takes the smallest that is large enough
+            least = {"min_height": math.ceil(height / n), "min_width": math.ceil(width / n)}
+            image = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
+            return _Picture(image, exif, height, width, n)
     except ValueError:
         pass  # something the library warns of: Pillow has the last word
     # Pillow is given no metadata to stumble over: of it only Adobe's segment says how the colours are coded.
     metadata = [(a, b) for marker, a, b in segments if marker in APPLICATION and marker != ADOBE]
-    image, _ = _decode_pillow(_without(data, metadata), "JPEG", name, max_pixels)
-    return image, exif
+    return replace(_decode_pillow(_without(data, metadata), "JPEG", name, max_pixels, stored), exif=exif)
 
 
-def _decode_png(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
-    """Pixels (h, w, 3) as stored in the file, and its EXIF."""
+def _decode_png(data: bytes, name: str, max_pixels: int) -> _Picture:
     chunks = _chunks(data)
     exif = next((data[a + 8 : b - 4] for kind, a, b in chunks if kind == b"eXIf"), b"")
     # Text and profiles inflate without bound, an animation's chunks make Pillow warn: neither holds a pixel.
     others = [(a, b) for kind, a, b in chunks if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")]
-    image, _ = _decode_pillow(_without(data, others), "PNG", name, max_pixels)
-    return image, exif
+    return replace(_decode_pillow(_without(data, others), "PNG", name, max_pixels, None), exif=exif)
 
 
-def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], bytes]:
-    """Pixels (h, w, 3) of the first frame as stored in the file, and its EXIF."""
+def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int, stored: int | None) -> _Picture:
+    """The first frame of a file; only of a JPEG may `stored` be given."""
     with Image.open(io.BytesIO(data), formats=[kind]) as picture:
-        _check_size(picture.height, picture.width, name, max_pixels)
+        width, height = picture.size
+        _check_size(height, width, name, max_pixels)
+        n = _reduction(height, width, stored)
+        if n > 1:
+            picture.draft(picture.mode, (width // n, height // n))
         picture.load()
-        return _rgb(picture), picture.info.get("exif", b"")
+        return _Picture(_rgb(picture), picture.info.get("exif", b""), height, width, n)
 
 
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from .. import files
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from .cache import cache_folder
 from .digits import digits_samples
 from .folders import is_image, is_junk
@@ -62,7 +62,7 @@ def get(name: str, into: Path) -> Path:
     }
     unpack = known.get(name)
     if unpack is None:
-        raise DataError(f"{name}: no data set of this name; known are {', '.join(known)}")
+        raise DataError(f"{name}: no data set of this name; known are {', '.join(known)}{did_you_mean(name, known)}")
     if into.exists():
         if not into.is_dir():
             raise DataError(f"{shown(str(into))}: there is a file of this name")

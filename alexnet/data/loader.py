@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadImage
 from .augment import resized_box
-from .decode import decode, random_resized, raw_form, stored_form
+from .decode import decode, decoded_form, random_resized, raw_form
 from .order import uniform
 from .preprocess import Preprocess
 from .samples import Samples, shown
@@ -64,8 +64,7 @@ def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> 
     name = shown(str(samples.path(row)))
     if samples.raw:
         return raw_form(data, preprocess.stored, name)
-    image = decode(data, name, exif=preprocess.exif)
-    return stored_form(image, stored=preprocess.stored, resize=preprocess.resize, filter=preprocess.filter)
+    return decoded_form(data, name, preprocess.shaping)[0]
 
 
 def stored(samples: Samples, preprocess: Preprocess) -> Prepare:

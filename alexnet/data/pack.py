@@ -30,7 +30,7 @@ from .cache import DAMAGE
 from .decode import decode
 from .loader import BadImages, in_turn, pixels
 from .packed import BEGUN, COLUMNS, PACK, SCHEMA, SETS, is_pack, pack_parts
-from .preprocess import Preprocess
+from .preprocess import BEFORE, Preprocess
 from .samples import Samples, shown
 from .stats import Sums, keep, reach
 
@@ -224,6 +224,7 @@ def _same(asked: dict[str, Any], path: Path) -> dict[str, Any]:
     there = files.read_json(path)
     if not isinstance(there, dict):
         raise DataError(f"{shown(str(path))}: expected a JSON object")
+    there = BEFORE | there
     for name, value in asked.items():
         if name != "source" and there.get(name) != value:
             what = "other pictures" if name in ("fingerprint", "classes") else f"{name} {there.get(name)}"

@@ -15,7 +15,7 @@ from .. import files
 from ..errors import DataError
 from .classes import Classes
 from .decode import decode
-from .preprocess import Shaping
+from .preprocess import BEFORE, Shaping
 from .samples import Samples, shown
 
 SETS = ("train", "val")
@@ -43,7 +43,7 @@ def pack_parts(folder: Path, record: Any) -> tuple[Samples, Samples | None]:
     where = shown(str(folder / PACK))
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise DataError(f"{where}: not a pack of schema {SCHEMA}")
-    shaping = Shaping._make(record.get(name) for name in Shaping._fields)
+    shaping = Shaping._make((BEFORE | record).get(name) for name in Shaping._fields)
     sets = record.get("sets")
     if type(shaping.stored) is not int or shaping.stored < 1 or not isinstance(sets, dict) or set(sets) - set(SETS):
         raise DataError(f"{where}: stored, sets: not what a pack says there")

@@ -14,8 +14,11 @@ Resize = Literal["shorter", "warp"]
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 Colour = Literal["RGB", "BGR"]
 MeanCrop = Literal["centre", "aligned"]
+Decode = Literal["full", "reduced"]
 
 MEAN_FILE: Final = "mean.npy"
+# What a record says that was written before it had the field.
+BEFORE: Final = {"decode": "full"}
 
 
 class Shaping(NamedTuple):
@@ -25,9 +28,13 @@ class Shaping(NamedTuple):
     resize: Resize
     filter: Filter
     exif: bool
+    decode: Decode
 
     def __str__(self) -> str:
-        return f"{self.stored} px, resize {self.resize}, filter {self.filter}, exif {str(self.exif).lower()}"
+        return (
+            f"{self.stored} px, resize {self.resize}, filter {self.filter}, exif {str(self.exif).lower()}, "
+            f"decode {self.decode}"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,12 @@ class Preprocess:
 
     `side`: the network's input is (3, side, side). `stored`: S, the stored form is (S, S, 3). `resize`: "shorter"
     brings the shorter side to S and cuts the centre, "warp" brings both sides to S; with `filter`, antialiased.
-    `exif`: whether the camera's orientation is applied. `colour`: the order of the input's channels, swapped before
-    anything is subtracted; `mean` and `std` are in this order. `mean`: three values in 0..255, or "mean.npy", a mean
-    image (S, S, 3) beside this record. `mean_crop`: the part of the mean image subtracted from a crop: its centre
-    always (as [CODE12] does), or the part "aligned" with the crop. `scale` multiplies; `std` divides what `scale` has
-    made, (1, 1, 1) for none. UsageError: a value that is none of these.
+    `exif`: whether the camera's orientation is applied. `decode`: "full", or "reduced": a JPEG far larger than S is
+    decoded at 1/2 or 1/4 of its size before it is resized (`decode.decoded_form`). `colour`: the order of the input's
+    channels, swapped before anything is subtracted; `mean` and `std` are in this order. `mean`: three values in
+    0..255, or "mean.npy", a mean image (S, S, 3) beside this record. `mean_crop`: the part of the mean image
+    subtracted from a crop: its centre always (as [CODE12] does), or the part "aligned" with the crop. `scale`
+    multiplies; `std` divides what `scale` has made, (1, 1, 1) for none. UsageError: a value that is none of these.
     """
 
     side: int
@@ -48,6 +56,7 @@ class Preprocess:
     resize: Resize
     filter: Filter
     exif: bool
+    decode: Decode
     colour: Colour
     scale: float
     mean: tuple[float, float, float] | Literal["mean.npy"]
@@ -57,7 +66,7 @@ class Preprocess:
     @property
     def shaping(self) -> Shaping:
         """The part that decides what the stored form of a picture is."""
-        return Shaping(self.stored, self.resize, self.filter, self.exif)
+        return Shaping(self.stored, self.resize, self.filter, self.exif, self.decode)
 
     def __post_init__(self) -> None:
         for name in ("side", "stored"):
@@ -66,7 +75,13 @@ class Preprocess:
                 raise UsageError(f"preprocess: {name} is {value!r}, expected a number of pixels, 1 or more")
         if self.stored < self.side:
             raise UsageError(f"preprocess: stored is {self.stored}, smaller than side, {self.side}")
-        for name, choices in (("resize", Resize), ("filter", Filter), ("colour", Colour), ("mean_crop", MeanCrop)):
+        for name, choices in (
+            ("resize", Resize),
+            ("filter", Filter),
+            ("decode", Decode),
+            ("colour", Colour),
+            ("mean_crop", MeanCrop),
+        ):
             if getattr(self, name) not in get_args(choices):
                 known = ", ".join(get_args(choices))
                 raise UsageError(f"preprocess: {name} is {getattr(self, name)!r}, expected one of: {known}")
@@ -105,6 +120,7 @@ def from_json(value: Any, path: Path) -> Preprocess:
     """The record from the object read at `path`; UsageError names the file and the field that is not as expected."""
     if not isinstance(value, dict):
         raise UsageError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    value = BEFORE | value
     names = [field.name for field in dataclasses.fields(Preprocess)]
     missing = [name for name in names if name not in value]
     unknown = [name for name in value if name not in names]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import files, stop
 from ..errors import BadImage, DataError, Stopped, UsageError
 from .cache import DAMAGE
-from .decode import decode, raw_form, stored_form
+from .decode import decoded_form, raw_form
 from .loader import BadImages, in_turn
 from .preprocess import Preprocess
 from .samples import Samples, shown
@@ -155,15 +155,16 @@ def _add_up(samples: Samples, rows: range, preprocess: Preprocess, bad_images: B
     for row in rows:
         try:
             data, name = samples.read(row), _path(samples, row)
-            image = raw_form(data, side, name) if samples.raw else decode(data, name, exif=preprocess.exif)
+            if samples.raw:
+                image, size = raw_form(data, side, name), (side, side)
+            else:
+                image, size = decoded_form(data, name, preprocess.shaping)
         except BadImage as reason:
             if bad_images == "error":
                 raise
             part.bad.append((row, reason.reason))
             continue
-        part.sizes.append((image.shape[0], image.shape[1]))
-        if not samples.raw:
-            image = stored_form(image, stored=side, resize=preprocess.resize, filter=preprocess.filter)
+        part.sizes.append(size)
         part.sums.take(image)
     return part
 

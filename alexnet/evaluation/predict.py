@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.augment import Normalise
-from ..data.decode import decode, opened, stored_form
+from ..data.decode import decoded_form, opened, stored_form
 from ..errors import BadImage
 from ..weights.run import Loaded, open_run
 from .score import probabilities
@@ -49,13 +49,13 @@ class Predictor:
         elif isinstance(picture, Image.Image):
             image = opened(picture, exif=p.exif)
         elif isinstance(picture, bytes):
-            image = decode(picture, name, exif=p.exif)
+            return decoded_form(picture, name, p.shaping)[0]
         else:
             try:
                 content = Path(picture).read_bytes()
             except OSError as reason:
                 raise BadImage(str(picture), reason.strerror or "cannot be read") from None
-            image = decode(content, str(picture), exif=p.exif)
+            return decoded_form(content, str(picture), p.shaping)[0]
         return stored_form(image, stored=p.stored, resize=p.resize, filter=p.filter)
 
     def probabilities(self, pictures: Sequence[Picture], *, views: int = 1) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ Shapes are (C, H, W). Nothing here imports torch: a table is read without it.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from alexnet.errors import UsageError
+from alexnet.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -585,7 +585,8 @@ ALIASES: dict[str, str] = {
 def variant(name: str) -> Variant:
     """The variant called `name`; UsageError, with the known names, if there is none."""
     if name not in VARIANTS:
-        raise UsageError(f"no variant is called {name!r}; known: {', '.join(VARIANTS)}")
+        near = did_you_mean(name, VARIANTS)
+        raise UsageError(f"no variant is called {name!r}; known: {', '.join(VARIANTS)}{near}")
     return VARIANTS[name]
 
 

@@ -341,7 +341,10 @@ def place(job: Job) -> Record:
 
 
 def validate(job: Job, clock: Any) -> Iterator[Record]:
-    """Evaluates, keeps the best, lets "plateau" decide, saves; yields the validation's record."""
+    """Evaluates, keeps the best, lets "plateau" decide, saves; yields the validation's record.
+
+    The best has the highest top-1, of several such the lowest loss; "plateau" waits for a higher top-1.
+    """
     state = job.state
     if job.val is not None:
         try:
@@ -379,14 +382,18 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
             "count": result.count,
             "bad_images": result.bad_images,
         }
-        state.last = {"step": state.step, "top1": result.top1, "top5": result.top5}
-        better = state.best is None or result.top1 > state.best["top1"]
-        state.waited = 0 if better else state.waited + 1
+        state.last = {"step": state.step, "top1": result.top1, "top5": result.top5, "loss": result.loss}
+        best = state.best
+        improved = best is None or result.top1 > best["top1"]
+        # of as many right answers the surer ones; a best from before its loss was kept stays
+        better = improved or (result.top1 == best["top1"] and result.loss < best.get("loss", -math.inf))
+        state.waited = 0 if improved else state.waited + 1
         if better:
             state.best = dict(state.last)
             write_predictions(job.run.folder / PREDICTIONS / "val.parquet", answers)
-        elif (
-            job.recipe.schedule == "plateau"
+        if (
+            not improved
+            and job.recipe.schedule == "plateau"
             and state.waited > job.recipe.patience
             and state.drops < job.recipe.lr_drops
         ):
@@ -396,7 +403,7 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         yield record
     else:
         better = True
-        state.last = {"step": state.step, "top1": None, "top5": None}
+        state.last = {"step": state.step, "top1": None, "top5": None, "loss": None}
     state.validation_due = False
     clock()
     save(job, best=better)

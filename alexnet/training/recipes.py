@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ RECIPES = {r.name: r for r in (PAPER, CAFFE, TORCHVISION, FINETUNE, ARTICLE, ART
 def recipe(name: str) -> Recipe:
     """The recipe of that name; an unknown one is a UsageError that lists the known ones."""
     if name not in RECIPES:
-        raise UsageError(f"--recipe {name}: unknown; known are {', '.join(RECIPES)}")
+        raise UsageError(f"--recipe {name}: unknown; known are {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}")
     return RECIPES[name]
 
 
@@ -215,8 +215,8 @@ def changed(base: Recipe, values: dict[str, Any]) -> Recipe:
     kinds = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(Recipe)}
     for name in values:
         if name not in kinds or name in ("name", "source"):
-            known = ", ".join(k for k in kinds if k not in ("name", "source"))
-            raise UsageError(f"--set {name}: unknown; known are {known}")
+            known = [k for k in kinds if k not in ("name", "source")]
+            raise UsageError(f"--set {name}: unknown; known are {', '.join(known)}{did_you_mean(name, known)}")
     made = replace(base, **{k: _typed(k, kinds[k], v) for k, v in values.items()})
     for name, allowed in CHOICES.items():
         if getattr(made, name) not in allowed:

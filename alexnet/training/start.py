@@ -185,11 +185,27 @@ def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked, e
             f"uneven: {small} has {counts.min()} pictures, the largest class {counts.max()}; --balance repeats the "
             f"smaller classes"
         )
-    if counts.min() < FEW and not chosen.replace_head and asked.data != "digits":
-        console.print(
-            f"a class has fewer than {FEW} pictures; fine-tuning given weights would do better:\n"
-            f"  alexnet train {shlex.quote(asked.data)} --recipe finetune --weights imagenet"
-        )
+    if counts.min() < FEW and asked.data != "digits" and not (chosen.replace_head or asked.weights):
+        tuned = preprocess_of(variant(recipe("finetune").variant)).shaping
+        here = preprocess_of(variant(chosen.variant)).stored
+        # who trains on smaller pictures has a reason, and a pack of other stored forms would be refused
+        if here == tuned.stored and data.train.shaping in (None, tuned):
+            console.print(
+                f"a class has fewer than {FEW} pictures; fine-tuning given weights would do better:\n"
+                f"  {_finetuning(asked)}"
+            )
+
+
+def _finetuning(asked: Asked) -> str:
+    """The command that fine-tunes on the pictures that were asked for, held out as was asked, into a run of its own."""
+    words = ["alexnet", "train", asked.data, "--recipe", "finetune", "--weights", "imagenet"]
+    for name in ("val", "val_fraction", "seed", "bad_images"):
+        value = getattr(asked, name)
+        if value != getattr(Asked, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--balance"] if asked.balance else []
+    words += ["--run", f"{asked.run}-finetune"] if asked.run else []
+    return shlex.join(words)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -469,11 +485,16 @@ def measured_pace(job: Job) -> Pace:
     return Pace(step, validation, saving)
 
 
+def _lasting(seconds: float) -> str:
+    """A length of time for a person: 20 seconds, 2.5 minutes."""
+    return f"{seconds:.3g} seconds" if seconds < 120 else f"{round(seconds / 60, 1):g} minutes"
+
+
 def measured_steps(job: Job, seconds: float, console: Console) -> int:
     """How many steps fit into `seconds`, validation and saving included, by the pace measured."""
     pace = measured_pace(job)
     steps = pace.steps(seconds * (1 - KEPT_BACK), job)
-    console.print(f"{pace}: {steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {seconds / 60:.3g} minutes")
+    console.print(f"{pace}: {steps} steps ({steps / job.epoch_steps:.1f} epochs) fit into {_lasting(seconds)}")
     return steps
 
 
@@ -493,7 +514,7 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
     }
     console.print(
         f"{pace}\n"
-        f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {estimate['seconds'] / 60:.1f} minutes, "
+        f"{estimate['steps']} steps, {estimate['epochs']:.1f} epochs: about {_lasting(estimate['seconds'])}, "
         f"{estimate['memory_bytes'] / 1e9:.1f} GB of memory, {estimate['disk_bytes'] / 1e9:.1f} GB on disk",
     )
     return estimate
@@ -535,7 +556,7 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
             with files.lock(run.folder / "lock"):
                 return _train(asked, job, run, record, console)
     except BadImage as bad:
-        raise BadImage(bad.path, f"{bad.reason}; --bad-images skip leaves such pictures out") from bad
+        raise bad.with_hint() from bad
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -592,7 +613,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
 def document(job: Job, stopped: str) -> dict[str, Any]:
     """What `train --json` prints."""
     state = job.state
-    last = state.last or {"step": state.step, "top1": None, "top5": None}  # before the first validation
+    last = state.last or {"step": state.step, "top1": None, "top5": None, "loss": None}  # before the first validation
     return {
         "run": str(job.run.folder),
         "best": state.best or last,

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from .. import files
 from ..data.classes import Classes, imagenet_classes
 from ..data.preprocess import MEAN_FILE, Preprocess, from_json, load_mean, stored_side
-from ..errors import DataError, UsageError, WeightsError
+from ..errors import DataError, UsageError, WeightsError, did_you_mean
 from ..network.build import AlexNet, build
 from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
 
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
+POINTERS = ("best", "last")
 
 
 @dataclass
@@ -123,6 +124,12 @@ class Run:
             raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
         return self.checkpoints / said
 
+    @classmethod
+    def pointed(cls, path: Path) -> Path | None:
+        """The checkpoint folder that a run's own file `best` or `last`, at `path`, names; None for any other path."""
+        run = cls(path.parent)
+        return run.pointer(path.name) if path.name in POINTERS and path.is_file() and run.exists() else None
+
     def point(self, name: str, checkpoint_name: str) -> None:
         """Lets `best` or `last` name a checkpoint that stands."""
         files.write(self.folder / name, checkpoint_name + "\n")
@@ -164,6 +171,7 @@ def preprocess_of(model: Variant) -> Preprocess:
         resize=model.resize,
         filter="bilinear",
         exif=True,
+        decode="reduced",
         colour=model.colour,
         scale=model.scale,
         mean=MEAN_FILE if model.mean == "image" else (red / model.scale, green / model.scale, blue / model.scale),
@@ -216,11 +224,15 @@ def _published() -> Loaded:
 
 
 def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None) -> Loaded:
-    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, `imagenet`, or a variant, untrained.
+    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, a run's file `best` or `last`,
+    `imagenet`, or a variant, untrained.
 
     Raises UsageError for a name that is none of these, WeightsError for a checkpoint that does not verify.
     """
     path = Path(where)
+    pointed = Run.pointed(path)
+    if pointed is not None:
+        return _from_run(Run(path.parent), pointed)
     if (path / "manifest.json").is_file():
         return _from_run(Run(path.resolve().parent.parent), path)
     run = Run(path)
@@ -242,11 +254,12 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
     if path.exists():
         raise UsageError(f"{path}: not a run folder (it holds no recipe.json)")
     under = run_named(str(where))
-    hint = f"; {under.folder} is one" if under.exists() else ""
+    hint = f"; {under.folder} is one" if under.exists() else did_you_mean(str(where), ("imagenet", *VARIANTS))
     raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)}){hint}")
 
 
 def is_run(where: str) -> bool:
     """Whether `where` is something that `open_run` would open."""
     path = Path(where)
-    return (path / "manifest.json").is_file() or Run(path).exists() or where == "imagenet" or where in VARIANTS
+    checkpoint_or_run = (path / "manifest.json").is_file() or Run(path).exists() or Run.pointed(path) is not None
+    return checkpoint_or_run or where == "imagenet" or where in VARIANTS

@@ -121,9 +121,9 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["train", "no/such/folder"], 3, "no/such/folder"),
         (["data", "stats", "no/such/folder"], 3, "no/such/folder"),
         (["predict", "tiny", "no-such.jpg"], 3, "no-such.jpg"),
-        (["data", "get", "floers"], 3, "known are flowers"),
-        (["train", "digits", "--recipe", "fost"], 2, "fost"),
-        (["train", "digits", "--variant", "papper"], 2, "papper"),
+        (["data", "get", "floers"], 3, "did you mean flowers?"),
+        (["train", "digits", "--recipe", "fost"], 2, "fast; did you mean fast?\n"),
+        (["train", "digits", "--variant", "papper"], 2, "tiny; did you mean paper?\n"),
         (["train", "digits", "--nonsense"], 2, "nonsense"),
         (["train", "digits", "more"], 2, "more: not expected here"),
         (["train", "digits", "--epochs", "1.5"], 2, "--epochs 1.5: expected a whole number"),
@@ -135,7 +135,7 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["train", "digits", "--epochs", "0"], 2, "epochs=0"),
         (["train", "digits", "--lr", "nan"], 2, "lr=nan"),
         (["train", "digits", "--set", "lr"], 2, "key=value"),
-        (["train", "digits", "--set", "rate=1"], 2, "rate"),
+        (["train", "digits", "--set", "momentun=1"], 2, "did you mean momentum?\n"),
         (["train", "digits", "--set", "lr=fast"], 2, "expected float"),
         (["train", "digits", "--max-time", "20"], 2, "as in 20m"),
         (["train", "digits", "--max-time", "20m", "--epochs", "2"], 2, "--epochs and --max-time"),
@@ -157,7 +157,9 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["trian"], 2, "trian"),
         (["data", "gets"], 2, "gets"),
         (["eval"], 2, "RUNS"),
-        (["eval", "no-such-run"], 2, "no-such-run"),
+        (["eval", "no-such-run"], 2, "tiny)\n"),
+        (["eval", "Torchvison"], 2, "tiny); did you mean torchvision?\n"),
+        (["eval", "imagnet", "digits"], 2, "did you mean imagenet?\n"),
         (["eval", "tiny"], 2, "name DATA"),
         (["eval", "tiny", "--views", "3"], 2, "--views 3"),
         (["eval", "tiny", "--min-top1", "70"], 2, "--min-top1"),
@@ -169,7 +171,8 @@ def test_every_verb_stands_in_the_documentation(verb):
         (["predict", "tiny", "--jsno", "x.jpg"], 2, "--jsno: unknown option"),
         (["predict", "tiny", "x.jpg", "--json", "--csv"], 2, "one of them"),
         (["info"], 2, "requires an argument"),
-        (["info", "papper"], 2, "papper"),
+        (["info", "papper"], 2, "did you mean paper?"),
+        (["info", "resnet"], 2, "tiny\n"),
         (["info", "paper", "--diff", "papper"], 2, "papper"),
         (["info", "paper", "--classes", "0"], 2, "--classes 0"),
         (["data", "stats", "digits", "--workers", "0"], 2, "--workers 0"),
@@ -227,7 +230,7 @@ def test_other_ends(fault, code, monkeypatch, capsys):
     assert got == code and not out and err.startswith("alexnet: ") and err.count("\n") == 1
 
 
-def test_info_prints_one_document(capsys):
+def test_info_prints_one_document(capsys, monkeypatch):
     said = json.loads(works(["info", "tiny", "--classes", "10", "--json"], capsys))
     assert {"variant", "parameters", "macs", "neurons", "input", "layers"} <= said.keys()
     assert said["input"] == [3, 64, 64] and said["variant"] == "tiny"
@@ -236,6 +239,14 @@ def test_info_prints_one_document(capsys):
     assert sum(layer["parameters"] for layer in said["layers"]) == said["parameters"]
     different = json.loads(works(["info", "paper", "--diff", "caffe", "--json"], capsys))
     assert different["variants"] == ["paper", "caffe"] and different["differences"]
+    monkeypatch.setenv("COLUMNS", "300")
+    said = works(["info", "paper", "--diff", "caffe"], capsys)
+    for once in (
+        "[CAFFE] bvlc_alexnet",
+        "[K12] 3.3: alpha times the sum",
+    ):  # of a layer's rows the first has its source
+        assert said.count(once) == 1
+    assert said.count("conv2") == 1 and said.count("norm2") == 3 and said.count("[CAFFE] as norm1") == 1
 
 
 def test_train_prints_one_document(trained):
@@ -285,6 +296,18 @@ def test_pack_prints_one_document_and_opens(pictures, tmp_path, capsys):
     assert "24 pictures in" in works(["data", "pack", pictures, out, "--form", "raw", "--variant", "tiny"], capsys)
     code, said = fails(["data", "pack", pictures, out, "--variant", "tiny"], capsys)
     assert code == 2 and "a pack of form raw" in said
+
+
+def test_a_bad_picture_to_pack_or_to_train_on_names_the_way_out(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "set")
+    for path in (tmp_path / "set").rglob("*.jpg"):
+        path.write_bytes(b"x" * 20)
+    code, said = fails(["data", "pack", tmp_path / "set", tmp_path / "out", "--variant", "tiny"], capsys)
+    assert code == 3 and said.endswith(".jpg: not a picture of a known kind, expected JPEG, PNG, WebP, GIF or BMP; "
+                                       "--bad-images skip leaves such pictures out\n")  # fmt: skip
+    tokens = command(tmp_path / "set", tmp_path / "run", "--recipe", "article", "--max-steps", 2)
+    code, _, err = ended(tokens, capsys)
+    assert code == 3 and err.endswith("; --bad-images skip leaves such pictures out\n")
 
 
 def test_predict_from_standard_input_equals_the_file(trained, pictures, capsys, monkeypatch):

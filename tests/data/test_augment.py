@@ -15,7 +15,7 @@ from alexnet.data.preprocess import Preprocess
 
 S, s = 21, 16
 RECORD = Preprocess(
-    side=s, stored=S, resize="shorter", filter="bilinear", exif=True, colour="RGB", scale=1.0,
+    side=s, stored=S, resize="shorter", filter="bilinear", exif=True, decode="full", colour="RGB", scale=1.0,
     mean=(0.0, 0.0, 0.0), mean_crop="centre", std=(1.0, 1.0, 1.0),
 )  # fmt: skip
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from alexnet.data.decode import FILTERS, decode, random_resized, raw_form, stored_form
+from alexnet.data.decode import FILTERS, decode, decoded_form, random_resized, raw_form, stored_form
+from alexnet.data.preprocess import Shaping
 from alexnet.errors import BadImage
 
 # The largest difference, in levels of 255, between simplejpeg's pixels and Pillow's on JPEGs that both read: none.
@@ -544,6 +545,119 @@ def test_warp_is_pillows_resize():
     image = noise(50, 90, 3)
     expected = np.array(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC))
     assert np.array_equal(stored_form(image, stored=64, resize="warp", filter="bicubic"), expected)
+
+
+# The stored form of a JPEG decoded at 1/2 or 1/4
+
+
+def shaping(stored, **changes):
+    return Shaping(stored=stored, resize="shorter", filter="bilinear", exif=True, decode="reduced")._replace(**changes)
+
+
+def drafted(data, n, stored, resize, kernel):
+    """The stored form by Pillow alone: decoded at 1/n, then the part of the picture that is kept resized."""
+    with Image.open(io.BytesIO(data)) as opened:
+        w, h = opened.size
+        opened.draft(opened.mode, (w // n, h // n))
+        assert opened.size == (-(-w // n), -(-h // n))
+        image = opened.convert("RGB")
+    box = (0, 0, w / n, h / n)
+    if resize == "shorter":
+        height, width = round(h * stored / min(h, w)), round(w * stored / min(h, w))
+        top, left = (height - stored) // 2, (width - stored) // 2
+        x, y = w / width / n, h / height / n
+        box = (left * x, top * y, (left + stored) * x, (top + stored) * y)
+    return np.array(image.resize((stored, stored), FILTERS[kernel], box=box))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"progressive": True},
+        {"mode": "L"},
+        {"mode": "CMYK"},
+        {"restart_marker_blocks": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("resize", ["shorter", "warp"])
+@pytest.mark.parametrize(
+    ("shape", "n"), [((64, 96), 2), ((65, 131), 2), ((127, 127), 2), ((128, 190), 4), ((393, 131), 4)]
+)
+def test_a_large_jpeg_is_reduced_as_pillow_reduces_it(options, resize, shape, n):
+    data = encoded(noise(*shape, 3), "JPEG", **{"quality": 90, **options})
+    for kernel in ("bilinear", "bicubic"):
+        form, size = decoded_form(data, "a.jpg", shaping(16, resize=resize, filter=kernel))
+        assert size == shape
+        assert difference(form, drafted(data, n, 16, resize, kernel)).max() <= LIBRARIES_DIFFER
+
+
+@pytest.mark.parametrize("shape", [(63, 96), (96, 63), (16, 500), (16, 16), (5, 5)])
+def test_a_jpeg_that_is_not_large_enough_is_not_reduced(shape):
+    data = encoded(noise(*shape, 3), "JPEG")
+    whole = stored_form(decode(data, "a.jpg"), stored=16, resize="shorter", filter="bilinear")
+    assert np.array_equal(decoded_form(data, "a.jpg", shaping(16))[0], whole)
+
+
+def test_what_is_no_jpeg_and_what_asks_for_all_of_it_is_not_reduced():
+    image = noise(200, 300, 3)
+    for kind in ("PNG", "WEBP", "BMP", "JPEG"):
+        data = encoded(image, kind)
+        whole = stored_form(decode(data, "a"), stored=16, resize="shorter", filter="bilinear")
+        form, size = decoded_form(data, "a", shaping(16, decode="full"))
+        assert np.array_equal(form, whole)
+        assert size == (200, 300)
+        assert np.array_equal(decoded_form(data, "a", shaping(16))[0], whole) == (kind != "JPEG")
+
+
+def decibels(a, b):
+    return 10 * np.log10(255**2 / (difference(a, b) ** 2).mean())
+
+
+@pytest.mark.parametrize(("stored", "n"), [(48, 2), (32, 4)])
+def test_a_reduced_photograph_is_nearly_the_whole_ones(photos, stored, n):
+    paths, found = sorted(photos.glob("*/*.jpg"))[::4], []
+    for path in paths:
+        data = path.read_bytes()
+        whole, size = decoded_form(data, path.name, shaping(stored, decode="full"))
+        if n * 2 * stored <= min(size) < n * 4 * stored:
+            found.append(decibels(decoded_form(data, path.name, shaping(stored))[0], whole))
+    assert len(found) >= 50
+    assert min(found) > 38
+    assert np.median(found) > 48
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("shape", [(257, 383), (258, 261), (259, 257)])
+def test_a_reduced_picture_lies_where_the_whole_one_does(shape, turned, orientation):
+    """On a slope of several levels a pixel, a tenth of a pixel is seen; the last block holds more than the picture."""
+    data = encoded(picture(*shape), "JPEG", quality=100, subsampling=0, exif=exif(orientation))
+    form, size = decoded_form(data, "a.jpg", shaping(32, exif=turned))
+    upright = decode(data, "a.jpg", exif=turned)
+    assert size == upright.shape[:2]
+    whole = stored_form(upright, stored=32, resize="shorter", filter="bilinear")
+    assert difference(form, whole).max() <= 1
+
+
+def test_a_reduced_jpeg_that_the_strict_decoder_refuses():
+    data = encoded(picture(300, 400), "JPEG", exif=exif(6))
+    extra = data[:-2] + b"\0" * 9 + data[-2:]
+    found, expected = (decoded_form(content, "a.jpg", shaping(16)) for content in (extra, data))
+    assert np.array_equal(found[0], expected[0])
+    assert found[1] == expected[1] == (400, 300)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_large_jpeg_is_refused_as_it_would_be_whole(mode):
+    data = encoded(noise(200, 300, 3), "JPEG", mode)
+    for limit, content in ((59_999, data), (10**9, data[: len(data) // 2])):
+        with pytest.raises(BadImage) as caught:
+            decoded_form(content, "a.jpg", shaping(16), max_pixels=limit)
+        assert caught.value.reason == reason(content, max_pixels=limit)
 
 
 def test_random_resized_reads_its_box_alone():

@@ -1,12 +1,15 @@
 """Batches: the same pixels by whatever road, in the order asked for, at any number of threads."""
 
+import json
 import tarfile
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 from scipy.stats import ks_2samp
@@ -16,16 +19,18 @@ from alexnet.data.augment import resized_box
 from alexnet.data.classes import Classes
 from alexnet.data.loader import Batch, Places, batches, original, pixels, stored
 from alexnet.data.order import uniform
+from alexnet.data.pack import pack
 from alexnet.data.preprocess import Preprocess
 from alexnet.data.samples import Samples
 from alexnet.data.sources import open_data, open_source
-from alexnet.errors import BadImage
+from alexnet.data.stats import measure
+from alexnet.errors import BadImage, DataError, UsageError
 
 from .ilsvrc import miniature
 
 SIDE, STORED = 16, 18
 RECORD = Preprocess(
-    side=SIDE, stored=STORED, resize="shorter", filter="bilinear", exif=True, colour="RGB", scale=1.0,
+    side=SIDE, stored=STORED, resize="shorter", filter="bilinear", exif=True, decode="full", colour="RGB", scale=1.0,
     mean=(0.0, 0.0, 0.0), mean_crop="centre", std=(1.0, 1.0, 1.0),
 )  # fmt: skip
 
@@ -143,6 +148,53 @@ def test_one_road(tmp_path):
     assert tarred is not None and extracted is not None
     (a,), (b,) = made(tarred, [[*range(8)]], 2), made(extracted, [[*range(8)]], 2)
     assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+def test_one_road_of_reduced_pictures(tmp_path):
+    """What is decoded at 1/2 is the same by every road, into a pack and into the statistics; and is not what was whole."""
+    mini = miniature(tmp_path / "mini")
+    train = mini.extracted / "train"
+    by_folder = open_source(train)
+    names = [by_folder.name(row) for row in range(len(by_folder))]
+    (train / "list.txt").write_text("".join(f"{name} {name.split('/')[0]}\n" for name in names))
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name in names:
+            tar.add(train / name, arcname=name)
+    reduced = replace(RECORD, side=4, stored=4, decode="reduced")  # of 24 x 18 pixels
+    for form in ("raw", "jpeg"):
+        pack(by_folder, None, tmp_path / form, form=form, preprocess=reduced, source="x", fingerprint="x")
+    sources = {
+        "list": open_source(train / "list.txt"),
+        "tar": open_source(tmp_path / "set.tar"),
+        "ilsvrc": open_data(mini.tars).train,
+        "raw": open_source(tmp_path / "raw"),
+    }
+    expected = np.stack([pixels(by_folder, row, reduced) for row in range(len(by_folder))])
+    whole = np.stack([pixels(by_folder, row, replace(reduced, decode="full")) for row in range(len(by_folder))])
+    assert (expected != whole).any((1, 2, 3)).all()
+    for road, samples in sources.items():
+        assert np.array_equal([pixels(samples, row, reduced) for row in range(len(samples))], expected), road
+        assert np.allclose(measure(samples, reduced, threads=1, cache=None).mean, expected.mean(0)), road
+    packed = open_source(tmp_path / "jpeg")
+    for row, image in enumerate(expected):
+        again = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, 90, colorsubsampling="420"), "RGB")
+        assert np.array_equal(pixels(packed, row, reduced), again)
+    assert measure(by_folder, reduced, threads=1, cache=None).sizes.tolist() == [[18, 24]] * len(names)
+
+
+def test_a_pack_made_the_old_way_is_not_mixed_with_the_new(tmp_path):
+    samples, out = open_source(miniature(tmp_path / "mini").extracted / "train"), tmp_path / "out"
+    reduced = replace(RECORD, decode="reduced")
+    pack(samples, None, out, form="raw", preprocess=RECORD, source="x", fingerprint="x")
+    record = json.loads((out / "pack.json").read_text())
+    del record["decode"]  # as it was written before there was a choice
+    (out / "pack.json").write_text(json.dumps(record))
+    stored(open_source(out), RECORD)
+    with pytest.raises(DataError, match=r"decode full; this network wants 18 px.*decode reduced: pack the pictures"):
+        stored(open_source(out), reduced)
+    pack(samples, None, out, form="raw", preprocess=RECORD, source="x", fingerprint="x")
+    with pytest.raises(UsageError, match="a pack of decode full; name another folder"):
+        pack(samples, None, out, form="raw", preprocess=reduced, source="x", fingerprint="x")
 
 
 def test_raw_pixels_of_another_size_are_refused(tmp_path):

@@ -14,6 +14,7 @@ PAPER = Preprocess(
     resize="shorter",
     filter="bicubic",
     exif=False,
+    decode="full",
     colour="RGB",
     scale=1.0,
     mean="mean.npy",
@@ -47,6 +48,8 @@ def test_the_record_survives_json(mean):
         ("resize", "longer"),
         ("filter", "nearest"),
         ("exif", 1),
+        ("decode", "half"),
+        ("decode", True),
         ("colour", "rgb"),
         ("scale", 0),
         ("scale", float("nan")),
@@ -66,6 +69,13 @@ def test_a_wrong_value_is_named_with_its_file(field, value):
     with pytest.raises(UsageError, match=r"^runs/x/preprocess\.json: \w+ is .*(expected|smaller than side)") as caught:
         from_json(to_json(PAPER) | {field: value}, PATH)
     assert field in str(caught.value)
+
+
+def test_a_record_from_before_there_was_a_choice_of_decoding():
+    value = to_json(replace(PAPER, decode="reduced"))
+    assert from_json(value, PATH).decode == "reduced"
+    del value["decode"]
+    assert from_json(value, PATH) == PAPER and PAPER.decode == "full"
 
 
 def test_missing_and_unknown_fields_are_named():

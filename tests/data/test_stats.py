@@ -19,6 +19,7 @@ PREPROCESS = Preprocess(
     resize="shorter",
     filter="bilinear",
     exif=True,
+    decode="full",
     colour="RGB",
     scale=1.0,
     mean="mean.npy",
@@ -133,7 +134,9 @@ def test_a_second_time_it_is_read_from_the_cache(samples, tmp_path):
     assert list(cache.iterdir()) == [kept]
 
 
-@pytest.mark.parametrize("change", [{"stored": 40}, {"resize": "warp"}, {"filter": "box"}, {"exif": False}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"stored": 40}, {"resize": "warp"}, {"filter": "box"}, {"exif": False}, {"decode": "reduced"}], ids=str
+)
 def test_what_shapes_the_stored_form_is_measured_anew(samples, tmp_path, change):
     measure(samples.take(range(5)), PREPROCESS, threads=1, cache=tmp_path / "cache")
     measure(samples.take(range(5)), replace(PREPROCESS, **change), threads=1, cache=tmp_path / "cache")

@@ -268,7 +268,7 @@ def test_nothing_held_out(pictures, tmp_path):
               val_fraction=0),
         Console(file=io.StringIO()),
     )  # fmt: skip
-    assert result["best"] == result["last"] == {"step": 10, "top1": None, "top5": None}
+    assert result["best"] == result["last"] == {"step": 10, "top1": None, "top5": None, "loss": None}
 
 
 def test_what_has_no_pictures_of_its_own_says_so(pictures):

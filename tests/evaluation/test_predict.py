@@ -19,7 +19,10 @@ from tests.pictures import write_folder
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("pictures") / "set", classes=3, each=16)
+    folder = write_folder(tmp_path_factory.mktemp("pictures") / "set", classes=3, each=16)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "class0" / "000.jpg")  # large enough to be decoded at 1/2
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,10 @@ def test_predictions_are_evaluations(run, pictures, views):
     predictor = alexnet.load(run)
     paths = [pictures / key for key in answers.keys]
     assert np.abs(predictor.probabilities(paths, views=views) - answers.probabilities).max() < 1e-5
+    large = pictures / "class0" / "000.jpg"
+    assert large in paths
+    with Image.open(large) as picture:  # what is decoded already is not reduced
+        assert (predictor.probabilities([picture]) != predictor.probabilities([large])).any()
     found = predictor.predict(paths[7], 2, views=views)
     by_hand = np.argsort(-answers.probabilities[7])[:2]
     assert [p.index for p in found] == by_hand.tolist()

@@ -19,13 +19,17 @@ from safetensors.torch import load_file
 from alexnet import stop
 from alexnet.data.augment import Augment
 from alexnet.data.loader import batches
+from alexnet.data.pack import pack
+from alexnet.data.sources import open_data
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
 from alexnet.network.build import build
 from alexnet.network.kernels import Kernels
+from alexnet.network.variants import variant
 from alexnet.training import loop, start
+from alexnet.training.recipes import recipe
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
-from alexnet.weights.run import Run
+from alexnet.weights.run import Run, preprocess_of
 from tests.pictures import write_folder
 
 
@@ -193,6 +197,47 @@ def test_gone_back_by_hand_to_a_state_whose_best_is_gone(pictures, tmp_path, mon
     count = next(line["count"] for line in lines(run) if line["split"] == "val")
     assert (result["best"]["step"], result["best"]["top1"]) == (12, 10 / count)  # better than the 8 gone back to
     assert (run / "checkpoints" / (run / "best").read_text().strip()).is_dir()
+
+
+def test_of_as_many_right_answers_the_lower_loss_is_the_best(pictures, tmp_path, monkeypatch):
+    ordinary, run = loop.score, tmp_path / "run"
+    found = iter({"correct1": right, "loss": loss} for right, loss in ((9, 0.5), (9, 0.6), (9, 0.4), (8, 0.1)))
+    monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), **next(found)))
+    wanted = asked(
+        pictures,
+        run,
+        epochs=4,
+        set=("validate_epochs=1", "schedule=plateau", "patience=1", "lr_drops=1", "lr_factor=0.1"),
+    )
+    result = start.train(wanted, quiet())
+    assert (result["best"]["step"], result["best"]["loss"]) == (12, 0.4)
+    assert (result["last"]["step"], result["last"]["loss"]) == (16, 0.1)
+    assert (run / "best").read_text() == "step-00000012\n"
+    state = json.loads((run / "checkpoints" / "step-00000016" / "state.json").read_text())
+    assert (state["drops"], state["waited"]) == (
+        1,
+        1,
+    )  # a lower loss is no better accuracy: the rate did not wait for it
+
+
+def test_a_best_from_before_its_loss_was_kept(pictures, tmp_path, monkeypatch):
+    ordinary, run = loop.score, tmp_path / "run"
+    found = iter({"correct1": right, "loss": loss} for right, loss in ((9, 0.5), (9, 0.4), (10, 0.9)))
+    monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), **next(found)))
+    start.train(asked(pictures, run, epochs=1, set=("validate_epochs=1",)), quiet())
+    (step,) = (run / "checkpoints").iterdir()
+    state = json.loads((step / "state.json").read_text())
+    for name in ("best", "last"):
+        del state[name]["loss"]
+    content = json.dumps(state).encode()
+    (step / "state.json").write_bytes(content)
+    manifest = json.loads((step / "manifest.json").read_text())
+    manifest["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (step / "manifest.json").write_text(json.dumps(manifest))
+    result = start.train(asked(pictures, run, epochs=2, set=("validate_epochs=1",)), quiet())
+    assert result["best"]["step"] == 4 and result["last"]["loss"] == 0.4
+    result = start.train(asked(pictures, run, epochs=3, set=("validate_epochs=1",)), quiet())
+    assert result["best"] == result["last"] and result["best"]["loss"] == 0.9
 
 
 def test_parts_of_a_batch_are_the_batch(pictures, tmp_path):
@@ -377,7 +422,7 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
 def test_a_run_stopped_by_the_clock_before_a_validation_says_so(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(start, "LAST_RESORT", 0.0)
     result = start.train(asked(pictures, tmp_path / "run", epochs=None, max_time=3600.0), quiet())
-    assert result["stopped"] == "max-time" and result["last"] == {"step": 1, "top1": None, "top5": None}
+    assert result["stopped"] == "max-time" and result["last"] == {"step": 1, "top1": None, "top5": None, "loss": None}
     assert result["best"] == result["last"]
 
 
@@ -408,6 +453,50 @@ def test_what_fits_into_a_time_takes_it(pictures, tmp_path):
     assert [pace.steps(s, job) for s in (1, 39.9, 40, 50, 99, 500.1)] == [1, 2, 3, 8, 15, 80]
     job.save_every = 3  # two saves more
     assert pace.seconds(8, job) == pytest.approx(16 + 34 + 2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(20.0, "20 seconds"), (119.0, "119 seconds"), (0.5, "0.5 seconds"), (120.0, "2 minutes"), (150.0, "2.5 minutes"),
+     (1200.0, "20 minutes"), (86400.0, "1440 minutes")],
+)  # fmt: skip
+def test_a_time_is_said_as_it_was_asked(pictures, tmp_path, monkeypatch, seconds, words):
+    monkeypatch.setattr(start, "measured_pace", lambda job: start.Pace(step=1.0, validation=0.0, saving=0.0))
+    job, _, _ = start.prepare(asked(pictures, tmp_path / "run"), quiet())
+    console = quiet()
+    start.measured_steps(job, seconds, console)
+    assert console.file.getvalue().rstrip().endswith(f" fit into {words}")
+
+
+def said_of(where: Path, run: Path, **options) -> str:
+    console = quiet()
+    start.prepare(asked(where, run, **{"recipe": "paper", "variant": None, **options}), console)
+    return console.file.getvalue()
+
+
+def test_few_pictures_are_better_fine_tuned_and_the_command_is_said(pictures, tmp_path):
+    few = f"alexnet train {pictures} --recipe finetune --weights imagenet"
+    assert f"  {few} --run {tmp_path / 'run'}-finetune\n" in said_of(pictures, tmp_path / "run")
+    options = {"val_fraction": 0.3, "seed": 4, "bad_images": "skip", "balance": True}
+    assert f"{few} --val-fraction 0.3 --seed 4 --bad-images skip --balance --run" in said_of(
+        pictures, tmp_path / "run", **options
+    )
+    shutil.copytree(pictures, tmp_path / "other ones")
+    said = said_of(pictures, tmp_path / "run", val=str(tmp_path / "other ones"))
+    assert f"{few} --val '{tmp_path / 'other ones'}' --run" in said
+
+
+def test_fine_tuning_is_not_named_where_it_would_not_go(pictures, tmp_path):
+    assert "fine-tuning" not in said_of(pictures, tmp_path / "run", variant="tiny")
+    data = open_data(str(pictures))
+    for weights, hinted in ((None, True), ("runs/base", False)):
+        console = quiet()
+        start.say_of_data(data, recipe("paper"), console, asked=Asked(str(pictures), weights=weights), epoch=57)
+        assert ("fine-tuning" in console.file.getvalue()) == hinted
+    for name, hinted in (("paper", True), ("caffe", False)):
+        pack(data.train, data.val, tmp_path / name, form="raw", preprocess=preprocess_of(variant(name)),
+             source=data.source, fingerprint=data.fingerprint)  # fmt: skip
+        assert ("fine-tuning" in said_of(tmp_path / name, tmp_path / "run", variant=name)) == hinted
 
 
 def test_a_dry_run_touches_no_folder_that_is_there(pictures, tmp_path):
@@ -525,13 +614,13 @@ def test_freeze_and_finetune(pictures, tmp_path):
         start.train(replace(tuned, run=str(tmp_path / "x"), set=("freeze=conv9",)), quiet())
 
 
-def test_few_pictures_and_imbalance_are_said(tmp_path):
+def test_imbalance_is_said(tmp_path):
     folder = write_folder(tmp_path / "data", classes=2, each=8)
     for i in range(20):
         (folder / "class1" / f"more{i}.png").write_bytes((folder / "class1" / "000.png").read_bytes())
     console = quiet()
     start.train(asked(folder, tmp_path / "run", epochs=1), console, dry=True)
-    assert "--recipe finetune" in console.file.getvalue() and "--balance" in console.file.getvalue()
+    assert "uneven: class0 has" in console.file.getvalue() and "--balance" in console.file.getvalue()
 
 
 def test_balance_makes_epochs_even(tmp_path):

@@ -70,6 +70,24 @@ def test_a_checkpoint_folder_is_itself(run, monkeypatch):
     assert is_run(folder.name) and is_run(str(run)) and is_run("tiny") and not is_run("tinny")
 
 
+def test_a_runs_file_best_or_last_is_the_checkpoint_that_it_names(run, tmp_path, monkeypatch):
+    folders = sorted((run / "checkpoints").iterdir())
+    for name, folder in (("best", folders[0]), ("last", folders[-1])):
+        (run / name).write_text(f"{folder.name}\n")
+        opened = open_run(run / name)
+        assert weights(opened.model, folder) and opened.where == str(run) and opened.data is not None
+        assert is_run(str(run / name))
+    shutil.rmtree(folders[-1])
+    with pytest.raises(WeightsError, match=folders[-1].name):
+        open_run(run / "last")
+    monkeypatch.chdir(run)
+    assert weights(open_run("best").model, folders[0])
+    (tmp_path / "last").write_text("step-00000001\n")  # in no run folder
+    with pytest.raises(UsageError, match="not a run folder"):
+        open_run(tmp_path / "last")
+    assert not is_run(str(tmp_path / "last"))
+
+
 def test_a_variants_name_is_its_own_initial_values():
     opened = open_run("tiny", seed=3)
     expected = build("tiny", classes=1000, seed=3).state_dict()
