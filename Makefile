@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check fix clean
+.PHONY: demo test test-slow check fix bench clean
 
 # the marks are files: what they depend on changes, and the next command installs again
 $(VENV)/core: pyproject.toml
@@ -17,6 +17,10 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/oracles: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,oracles]'
+	@touch $@
+
+$(VENV)/peers: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,peers]'
 	@touch $@
 
 demo: $(VENV)/core
@@ -42,6 +46,10 @@ check: $(VENV)/dev
 fix: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# takes the better part of an hour; DATA is a folder of class folders, for `alexnet bench data`
+bench: $(VENV)/peers
+	$(BIN)/python bench/record.py $(DATA)
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.lrn import chosen, lrn
+from .memory import PEAK, resident
 from .rows import OURS, Contestant, Row, timed
 
 SHAPES = ((32, 96, 55, 55), (32, 256, 27, 27))  # what the paper's two see in a batch of 32
@@ -19,7 +19,6 @@ ON_A_GPU = 16  # times as many images: maps that its cache does not hold
 PASSES = 5  # x read and y written; x and g read, dx written
 PAPER: dict[str, Any] = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "divide": False, "towers": 1}
 TORCH = "torch F.local_response_norm"
-PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 sets the peak of the resident size back
 
 
 def ours(x: Tensor, kernel: str) -> Tensor:
@@ -90,12 +89,6 @@ def grown(name: str) -> int:
             x, g = (t.detach().contiguous(memory_format=torch.channels_last) for t in (x, g))
             x.requires_grad_()
         PEAK.write_text("5")
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
         there_and_back(of, x, g)
-    return _resident("VmHWM") - before
-
-
-def _resident(name: str) -> int:
-    """A line of Linux's account of this process's memory, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return resident("VmHWM") - before

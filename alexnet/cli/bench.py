@@ -6,9 +6,10 @@ from typing import Literal
 
 from ..errors import UsageError
 
-What = Literal["lrn", "step", "data", "startup"]
+What = Literal["lrn", "step", "data", "startup", "scale"]
 USED: dict[What, tuple[str, ...]] = {
     "lrn": ("device",), "step": ("batch_size", "device", "precision", "kernels"), "data": ("precision",), "startup": (),
+    "scale": (),
 }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def bench(
     alexnet bench data pictures --peers --repeats 7
 
     Parameters:
-        what: lrn, step, data or startup
+        what: lrn, step, data, startup or scale
         data: a folder of class folders, for data
         peers: measure what else is installed, in turn with ours
         repeats: of each, after one that is not counted
@@ -43,7 +44,7 @@ def bench(
     from rich.table import Table
 
     from ..bench import data as data_bench
-    from ..bench import lrn, machine, rows, startup, step
+    from ..bench import lrn, machine, rows, scale, startup, step
     from ..network.kernels import PLAIN
     from ..network.variants import variant
     from ..ranks import device_of, keep_memory, multiply_in, precision_of
@@ -78,8 +79,10 @@ def bench(
     elif what == "data":
         assert data is not None
         found = data_bench.rows(data, precision=precise, repeats=repeats, peers=peers)
-    else:
+    elif what == "startup":
         found = startup.rows(repeats=repeats, peers=peers)
+    else:
+        found = scale.rows(repeats=repeats, peers=peers)
     if peers and (lost := rows.missing(what)):
         console.print(f"not installed: {', '.join(lost)}: pip install 'alexnet[peers]'")
     result = {"machine": here, "rows": rows.document(found)}

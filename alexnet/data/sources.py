@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import math
+import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -219,12 +220,13 @@ def list_samples(path: Path) -> Samples:
         raise DataError(f"{shown(str(path))}: no images in it")
     sizes: list[int] = []
     line_of: dict[str, int] = {}
+    folder = str(path.parent)
     for number, name, _ in rows:
         if name in line_of:
             raise DataError(f"{shown(str(path))}: line {number}: {shown(name)} stands in line {line_of[name]} already")
         line_of[name] = number
         try:
-            status = (path.parent / name).stat()
+            status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 a Path takes thrice as long, a million times
         except (OSError, ValueError) as reason:
             problem = reason.strerror if isinstance(reason, OSError) else reason
             raise DataError(f"{shown(str(path))}: line {number}: {shown(name)}: {problem}") from None

@@ -7,8 +7,9 @@ behind it would go missing in silence), can be made to loop for ever by one (CVE
 
 import os
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from posixpath import normpath
@@ -95,7 +96,7 @@ def _members(handle: int, where: str, position: int, end: int) -> Iterator[Membe
             raise DataError(f"{where}: the tar is cut short (it breaks off at byte {end} without its end mark)")
         kind = block[156:157]
         try:
-            if int(block[148:156].strip(b" \0"), 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+            if int(block[148:156].strip(b" \0"), 8) != _sum(block) - sum(block[148:156]) + 8 * ord(" "):
                 raise ValueError
             size = (
                 int(attributes[b"size"]) if b"size" in attributes and kind not in b"xgLK" else _number(block[124:136])
@@ -115,20 +116,29 @@ def _members(handle: int, where: str, position: int, end: int) -> Iterator[Membe
                 attributes = _attributes(os.pread(handle, size, data), where)
             continue
         name = _name(block, long_name, attributes)
-        sparse = any(key.startswith(b"GNU.sparse") for key in attributes)
-        long_name, attributes = None, dict[bytes, bytes]()
-        label = f"{where}: member {shown(name)}"
+        sparse = bool(attributes) and any(key.startswith(b"GNU.sparse") for key in attributes)
+        long_name = None
+        attributes = {}
         if kind == b"5" or (kind == b"\0" and name.endswith("/")):
             continue
         if kind == b"S" or sparse:
-            raise DataError(f"{label}: a sparse file; pack the tar without --sparse")
+            raise DataError(f"{where}: member {shown(name)}: a sparse file; pack the tar without --sparse")
         if kind not in (b"0", b"\0", b"7"):
             what = {b"1": "a hard link", b"2": "a symbolic link"}.get(kind, f"not a regular file (type {kind!r})")
-            raise DataError(f"{label}: {what}; only regular files are read (tar --dereference --hard-dereference)")
-        if name.startswith("/") or ".." in name.split("/") or not name:
-            raise DataError(f"{label}: an absolute name, or one that climbs out with '..'")
+            raise DataError(
+                f"{where}: member {shown(name)}: {what}; only regular files are read "
+                "(tar --dereference --hard-dereference)"
+            )
+        if name.startswith("/") or (".." in name and ".." in name.split("/")) or not name:
+            raise DataError(f"{where}: member {shown(name)}: an absolute name, or one that climbs out with '..'")
         # `./a//b` is `a/b`; most names need no rewriting, and there may be a million.
         yield Member(normpath(name) if name.startswith("./") or "//" in name or "/./" in name else name, data, size)
+
+
+def _sum(block: bytes) -> int:
+    """The sum of 512 bytes: of each half in the low 16 bits of Adler-32, which start at 1 and wrap at 65521."""
+    half = BLOCK // 2
+    return (zlib.adler32(block[:half]) & 0xFFFF) + (zlib.adler32(block[half:]) & 0xFFFF) - 2
 
 
 def _number(field: bytes) -> int:
@@ -146,7 +156,7 @@ def _name(block: bytes, long_name: bytes | None, attributes: dict[bytes, bytes])
         return os.fsdecode(attributes[b"path"])
     if long_name is not None:
         return os.fsdecode(long_name.split(b"\0")[0])
-    name, prefix = block[:100].split(b"\0")[0], block[345:500].split(b"\0")[0]
+    name, prefix = block[:100].partition(b"\0")[0], block[345:500].partition(b"\0")[0]
     # GNU tar keeps times where POSIX keeps the prefix; the magic's sixth byte tells them apart.
     return os.fsdecode(prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name)
 
@@ -170,15 +180,19 @@ def image_members(path: Path, ignored: Counter[str], *, start: int = 0, end: int
 
     DataError: as `members`, and a name that stands twice.
     """
+    return _images(path, members(path, start=start, end=end), ignored)
+
+
+def _images(path: Path, found: Iterable[Member], ignored: Counter[str]) -> list[Member]:
     images = []
-    for member in members(path, start=start, end=end):
-        if any(is_junk(part) for part in member.name.split("/")):
+    for member in found:
+        if any(map(is_junk, member.name.split("/"))):
             ignored["hidden or junk"] += 1
         elif not is_image(member.name):
             ignored["not an image by its suffix"] += 1
         else:
             images.append(member)
-    images.sort(key=lambda member: os.path.split(member.name))
+    images.sort(key=lambda member: member.name.rpartition("/"))
     for before, after in pairwise(images):
         if before.name == after.name:
             raise DataError(f"{shown(str(path))}: member {shown(after.name)} stands twice in it")
@@ -199,7 +213,7 @@ def tar_sets(paths: Sequence[Path], splits: Sequence[str]) -> tuple[Samples, Sam
         if any(member.name.endswith(".cls") for member in found):
             entries += _webdataset(file, path, found, ignored)
         else:
-            folders += [(file, member) for member in image_members(path, ignored)]
+            folders += [(file, member) for member in _images(path, found, ignored)]
     if entries and folders:
         raise DataError(f"{shown(str(paths[0].parent))}: some tars hold .cls labels and others do not")
     if entries:
@@ -232,7 +246,7 @@ def _by_folder(
                 f"{shown(str(paths[file]))}: member {shown(member.name)} lies in no class folder and has no .cls label"
             )
         entries.append(Entry(file, member, part[skip]))
-    return sorted(entries, key=lambda entry: (entry.key, os.path.split(entry.member.name)))
+    return sorted(entries, key=lambda entry: (entry.key, entry.member.name.rpartition("/")))
 
 
 def _webdataset(file: int, path: Path, found: list[Member], ignored: Counter[str]) -> list[Entry]:

@@ -5,11 +5,12 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import torch
 
-from alexnet.bench import article, data, lrn, machine, rows, step
+from alexnet.bench import article, data, lrn, machine, rows, scale, startup, step
 from alexnet.cli import main
 from alexnet.errors import AlexNetError, DataError
 from alexnet.network.build import build
@@ -174,6 +175,49 @@ def test_webdataset_reads_the_pack(tmp_path):
         assert {images.shape[1:] for images, _ in read} == {(3, 224, 224)}
         assert all(images.dtype == torch.float32 for images, _ in read)
     gc.collect()
+
+
+def test_scale(monkeypatch):
+    monkeypatch.setattr(scale, "PICTURES", 3000)
+    monkeypatch.setattr(scale, "ORDERED", 10**5)
+    monkeypatch.setattr(scale, "BLOCK", 1000)
+    found = scale.rows(repeats=1, peers=True)
+    whos: dict[str, list[str]] = {}
+    for row in found:
+        assert len(row.runs) == 1 and row.runs[0] >= 0
+        whos.setdefault(row.what.removeprefix("scale, "), []).append(row.who)
+    for kind, peer in (("tar", [scale.TARFILE]), ("list", []), ("folder", [scale.FOLDER])):
+        for unit in ("", ", growth of resident memory") if lrn.PEAK.exists() else ("",):
+            assert whos.pop(f"{kind} of 3,000, first opening{unit}") == ["alexnet", *peer]
+            assert whos.pop(f"{kind} of 3,000, opening again{unit}") == ["alexnet", *peer]
+            assert whos.pop(f"{kind} of 3,000, opening again, split to train{unit}") == ["alexnet"]
+    assert list(whos) == ["order of 100,000, 1,000 of them", "order of 100,000, 1 of them"]
+    assert all(who == ["alexnet", "torch.randperm of all"] for who in whos.values())
+
+
+def test_what_scale_opens_is_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "PICTURES", 2345)
+    scale.write_tar(tmp_path / "set.tar")
+    scale.write_files(tmp_path / "set", tmp_path / "set.txt")
+    of_tar, of_list, of_folder = (data.open_source(tmp_path / name) for name in ("set.tar", "set.txt", "set"))
+    assert len(scale._tarfile(str(tmp_path / "set.tar"))) == len(scale._image_folder(str(tmp_path / "set"))) == 2345
+    for samples in (of_tar, of_list, of_folder):
+        assert (len(samples), len(samples.classes)) == (2345, 1000) and set(samples.counts()) == {2, 3}
+    assert {key.removeprefix("set.tar/") for key in of_tar.keys()} == set(of_folder.keys()) == set(scale.names())  # noqa: SIM118
+    assert [key.removeprefix("set/") for key in of_list.keys()] == scale.names()  # noqa: SIM118
+    with tarfile.open(tmp_path / "set.tar") as tar:
+        assert (tmp_path / "set.tar").stat().st_size == 1024 * 2346 and len(tar.getmembers()) == 2345
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(rows, "PACKAGES", {"startup": ("no_such_package", "numpy")})
+    monkeypatch.setattr(machine, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(startup, "rows", lambda repeats, peers: [])
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "startup", "--peers", "--json"])
+    said = capsys.readouterr()
+    assert not caught.value.code and json.loads(said.out)["rows"] == []
+    assert said.err == "not installed: no_such_package: pip install 'alexnet[peers]'\n"
 
 
 def test_the_verb_prints_one_document(monkeypatch, capsys):

@@ -10,6 +10,7 @@ import torchvision
 import webdataset
 from webdataset import tariterators
 
+from alexnet.data import tars
 from alexnet.data.digits import COUNT
 from alexnet.data.sources import held_out_counts, open_data, open_held_out, open_images, open_source
 from alexnet.errors import DataError, UsageError
@@ -559,6 +560,13 @@ def test_a_damaged_header_is_never_an_end(tmp_path):
         except DataError:
             refused += 1
     assert refused > 280
+
+
+@pytest.mark.parametrize(
+    "block", [bytes(512), b"\xff" * 512, b"\xff" * 256 + bytes(256), random.Random(0).randbytes(512)]
+)
+def test_the_sum_of_a_header(block):
+    assert tars._sum(block) == sum(block)
 
 
 def test_random_bytes_are_no_tar(tmp_path):
