@@ -47,7 +47,7 @@ def ours(samples: Samples, preprocess: Preprocess, *, threads: int, dtype: torch
                 yield Places(nth(0, epoch, n, size=len(samples)), n, epoch)
 
     for batch in batches(samples, places(), prepare, side=side, threads=threads):
-        train_views(batch.images, batch.n, normalise, augment, seed=0, epoch=batch.epoch).to(dtype)
+        train_views(batch.images, batch.n, normalise, augment, seed=0, epoch=batch.epoch, dtype=dtype)
 
 
 class _Theirs:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from alexnet.errors import UsageError
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.lrn import has_numba, lrn, within_map
+from alexnet.network.lrn import lrn, within_map
 from alexnet.network.variants import LRN, Conv, Variant, WithinMapLRN
+from alexnet.ranks import has_numba
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "lrn": ("torch", "numba"),  # plain torch; compiled for the processor

@@ -14,12 +14,13 @@ Sums are float32, or float64 for a float64 input.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..ranks import has_numba
 
 BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
 KERNELS = ("auto", "torch", "numba")
@@ -59,16 +60,6 @@ def chosen(kernel: str, x: Tensor) -> str:
     if kernel == "numba" and not fits:
         raise ValueError(f"kernel numba: takes float32 or bfloat16 on the processor, not {x.dtype} on {x.device}")
     return kernel
-
-
-@cache
-def has_numba() -> bool:
-    """Whether the compiled kernels' library is installed and goes with this numpy."""
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 WITHIN = 0  # towers of the form whose window lies within a map

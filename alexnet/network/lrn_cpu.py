@@ -3,14 +3,12 @@
 A kernel reads each value once and writes each result once: squares, windowed sums and powers of a run of values stay in
 buffers that the first-level cache holds, in loops that the compiler turns into vector instructions. Windows, powers and
 the width of values are constants of a kernel, so there is one for each of those; it is compiled at first use and kept
-on disk. Threads are a pool of our own: numba's can abort the process where two of its callers meet.
+on disk. Threads are a pool of our own (`ranks.share`).
 
 Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -19,25 +17,27 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ..ranks import share
+
 Kernel = Callable[..., None]
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 inlined = njit(inline="always", error_model="numpy")
 
 
 @inlined
-def _widen(narrow: Any, wide: Any) -> None:
+def widen(narrow: Any, wide: Any) -> None:
     """bfloat16 as uint16 -> float32 as uint32."""
     for c in range(len(narrow)):
         wide[c] = np.uint32(narrow[c]) << np.uint32(16)
 
 
 @inlined
-def _narrow(wide: Any, narrow: Any) -> None:
+def narrow(wide: Any, out: Any) -> None:
     """float32 as uint32 -> bfloat16 as uint16, to the nearest, ties to even; NaN stays NaN."""
-    for c in range(len(narrow)):
+    for c in range(len(out)):
         bits = wide[c]
         nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        narrow[c] = np.uint16(0x7FC0) if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint16(nearest)
+        out[c] = np.uint16(0x7FC0) if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint16(nearest)
 
 
 @cache
@@ -57,7 +57,7 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
             for t in range(towers):
                 given, out = x[p, t * run : (t + 1) * run], y[p, t * run : (t + 1) * run]
                 if bf16:
-                    _widen(given, bits)
+                    widen(given, bits)
                 else:
                     values[:] = given
                 for c in range(run):
@@ -73,7 +73,7 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     else:
                         values[c] *= v**-power
                 if bf16:
-                    _narrow(bits, out)
+                    narrow(bits, out)
                 else:
                     out[:] = values
 
@@ -93,8 +93,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     dx[p, t * run : (t + 1) * run],
                 )
                 if bf16:
-                    _widen(given, bits)
-                    _widen(slope, slope_bits)
+                    widen(given, bits)
+                    widen(slope, slope_bits)
                 else:
                     values[:] = given
                     slopes[:] = slope
@@ -118,7 +118,7 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         s += terms[c + j]
                     slopes[c] -= m * values[c] * s
                 if bf16:
-                    _narrow(slope_bits, out)
+                    narrow(slope_bits, out)
                 else:
                     out[:] = slopes
 
@@ -161,7 +161,7 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
         s = np.empty(channels, np.float32)
         for n in range(images):
             if bf16:
-                _widen(x[n].reshape(-1), bits.reshape(-1))
+                widen(x[n].reshape(-1), bits.reshape(-1))
             else:
                 values[:] = x[n]
             squares[:] = values * values
@@ -177,7 +177,7 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         else:
                             values[i, j, c] *= v**-power
             if bf16:
-                _narrow(bits.reshape(-1), y[n].reshape(-1))
+                narrow(bits.reshape(-1), y[n].reshape(-1))
             else:
                 y[n] = values
 
@@ -192,8 +192,8 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
         m = two * a * power
         for n in range(images):
             if bf16:
-                _widen(x[n].reshape(-1), bits.reshape(-1))
-                _widen(g[n].reshape(-1), slope_bits.reshape(-1))
+                widen(x[n].reshape(-1), bits.reshape(-1))
+                widen(g[n].reshape(-1), slope_bits.reshape(-1))
             else:
                 values[:] = x[n]
                 slopes[:] = g[n]
@@ -218,32 +218,15 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     for c in range(channels):
                         slopes[i, j, c] -= m * values[i, j, c] * s[c]
             if bf16:
-                _narrow(slope_bits.reshape(-1), dx[n].reshape(-1))
+                narrow(slope_bits.reshape(-1), dx[n].reshape(-1))
             else:
                 dx[n] = slopes
 
     return forward, backward
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
-
-
-def _shared(kernel: Kernel, arrays: list[np.ndarray], *rest: Any) -> None:
-    """The kernel on equal parts of the arrays' first axis, one a thread; no result depends on the parts."""
-    threads = min(torch.get_num_threads(), len(arrays[0]))
-    parts = list(zip(*(np.array_split(array, max(1, threads)) for array in arrays), strict=True))
-    waiting = [_pool(threads).submit(kernel, *part, *rest) for part in parts[1:]]
-    kernel(*parts[0], *rest)
-    for one in waiting:
-        one.result()
-
-
-def _array(x: Tensor) -> np.ndarray:
+def as_array(x: Tensor) -> np.ndarray:
+    """The values of a tensor as the kernels take them."""
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
@@ -260,7 +243,7 @@ def backward(x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float,
 def _call(which: int, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int) -> None:
     bf16 = tensors[0].dtype == torch.bfloat16
     if towers:
-        arrays = [_array(t).reshape(-1, t.shape[-1]) for t in tensors]
-        _shared(_across(size, beta, bf16)[which], arrays, towers, np.float32(k), np.float32(a))
+        arrays = [as_array(t).reshape(-1, t.shape[-1]) for t in tensors]
+        share(_across(size, beta, bf16)[which], arrays, towers, np.float32(k), np.float32(a))
     else:
-        _shared(_within(size, beta, bf16)[which], [_array(t) for t in tensors], np.float32(k), np.float32(a))
+        share(_within(size, beta, bf16)[which], [as_array(t) for t in tensors], np.float32(k), np.float32(a))
