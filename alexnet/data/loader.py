@@ -60,11 +60,17 @@ def pixels(samples: Samples, row: int, preprocess: Preprocess) -> Image:
     return _stored(samples, samples.read(row), row, preprocess)
 
 
+def _decoded(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> Image:
+    try:
+        return decode(data, "", exif=preprocess.exif)
+    except BadImage as bad:  # its name is made only here: for a small picture that is a part of the work
+        raise BadImage(shown(str(samples.path(row))), bad.reason) from None
+
+
 def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> Image:
-    name = shown(str(samples.path(row)))
     if samples.raw:
-        return raw_form(data, preprocess.stored, name)
-    image = decode(data, name, exif=preprocess.exif)
+        return raw_form(data, preprocess.stored, shown(str(samples.path(row))))
+    image = _decoded(samples, data, row, preprocess)
     return stored_form(image, stored=preprocess.stored, resize=preprocess.resize, filter=preprocess.filter)
 
 
@@ -81,7 +87,7 @@ def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: floa
     """
 
     def prepare(data: bytes, row: int, n: int, epoch: int) -> Image:
-        image = decode(data, shown(str(samples.path(row))), exif=preprocess.exif)
+        image = _decoded(samples, data, row, preprocess)
         draw = uniform(seed, epoch, np.array([n]), count=40, purpose=1)[0]
         box = resized_box(image.shape[0], image.shape[1], draw, smallest=scale)
         return random_resized(image, box, side=preprocess.side, filter=preprocess.filter)
@@ -117,9 +123,9 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
-    `side` is that of what `prepare` returns; `threads=0` prepares in the calling thread; up to `ahead` batches are
-    made while the caller works. A bad image ends the iteration with its BadImage, or with `bad_images="skip"` is left
-    out of its batch and named in `bad`.
+    `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. `threads=0`
+    prepares in the calling thread; up to `ahead` batches are made while the caller works. A bad image ends the
+    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`.
     """
 
     def fill(place: Places, images: Image, part: slice) -> Filled:
@@ -128,6 +134,10 @@ def batches(
         for i in range(*part.indices(len(place.rows))):
             row, asked = int(place.rows[i]), time.monotonic()
             try:
+                if samples.raw:
+                    samples.read_into(row, images[i])
+                    reading += time.monotonic() - asked
+                    continue
                 data = samples.read(row)
                 reading += time.monotonic() - asked
                 images[i] = prepare(data, row, int(place.n[i]), place.epoch)
