@@ -195,14 +195,13 @@ class Samples:
 
         BadImage: they are not as many. DataError: as `read`.
         """
-        size = int(self.size[row])
+        size, S = int(self.size[row]), len(image)
         if size != image.size:
-            S = len(image)
-            reason = f"{size} bytes, expected {S} x {S} x 3 = {image.size}"
-            raise BadImage(shown(str(self.path(row))), reason)
+            name = shown(str(self.path(row)))
+            raise BadImage(name, f"{size} bytes, expected {S} x {S} x 3 = {image.size}")
         handle = self.containers.handle(int(self.file[row]))
         try:
-            got = os.preadv(handle, [image], int(self.offset[row])) if hasattr(os, "preadv") else 0
+            got = os.preadv(handle, [image.data], int(self.offset[row])) if hasattr(os, "preadv") else 0
         except OSError as reason:
             raise DataError(f"{shown(str(self.path(row)))}: {reason.strerror}") from None
         if got != size:  # the system answers in parts, or the file was cut short
