@@ -19,8 +19,9 @@ BLOCK = 1024  # pixels at a time
 
 @triton.jit
 def _kernel(
-    images: Any, out: Any, where: Any, light: Any, shift: Any, means: Any, gain: Any, constants: Any,
-    size: Any, side: Any, mean_side: Any, luma0: Any, luma1: Any, luma2: Any,
+    images: tl.tensor, out: tl.tensor, where: tl.tensor, light: tl.tensor, shift: tl.tensor, means: tl.tensor,
+    gain: tl.tensor, constants: tl.tensor, size: tl.tensor, side: tl.tensor, mean_side: tl.tensor,
+    luma0: tl.tensor, luma1: tl.tensor, luma2: tl.tensor,
     BGR: tl.constexpr, LIGHT: tl.constexpr, SHIFT: tl.constexpr, IMAGE: tl.constexpr, DIVIDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -43,10 +44,10 @@ def _kernel(
             sums += luma0 * tl.load(pixel, there, 0).to(tl.int32)
             sums += luma1 * tl.load(pixel + step, there, 0).to(tl.int32)
             sums += luma2 * tl.load(pixel + 2 * step, there, 0).to(tl.int32)
-        grey = tl.div_rn(tl.sum(sums.to(tl.int64), 0).to(tl.float32), tl.load(constants))
+        mean_grey = tl.div_rn(tl.sum(sums.to(tl.int64), 0).to(tl.float32), tl.load(constants))
         row = light + 5 * n
         f, w0, w1, w2 = tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3)
-        added = tl.load(row + 4) * grey
+        added = tl.load(row + 4) * mean_grey
     gain0, gain1, gain2 = tl.load(gain), tl.load(gain + 1), tl.load(gain + 2)
     for begin in range(part * BLOCK, pixels, parts * BLOCK):
         at = begin + tl.arange(0, BLOCK)
@@ -75,10 +76,9 @@ def _kernel(
             divisor = tl.load(constants + 1)
             a, b, c = tl.div_rn(a, divisor), tl.div_rn(b, divisor), tl.div_rn(c, divisor)
         given = out + (n * pixels + at) * 3
-        kind = out.dtype.element_ty
-        tl.store(given, a.to(kind), there)
-        tl.store(given + 1, b.to(kind), there)
-        tl.store(given + 2, c.to(kind), there)
+        tl.store(given, a, there)
+        tl.store(given + 1, b, there)
+        tl.store(given + 2, c, there)
 
 
 def make(images: Tensor, cuts: Cuts, normalise: Normalise, out: Tensor) -> None:
