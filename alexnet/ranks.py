@@ -1,10 +1,15 @@
-"""What a process computes on: its device, the precision that the device multiplies in, its memory."""
+"""What a process computes on: its device, the precision that the device multiplies in, its threads, its memory."""
 
 import ctypes
 import os
 import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import UsageError
@@ -62,6 +67,46 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@cache
+def has_numba() -> bool:
+    """Whether the library of the kernels compiled for the processor is installed and goes with this numpy."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@cache
+def has_triton() -> bool:
+    """Whether the library of the kernels compiled for the accelerator is installed."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads of our own: numba's can abort the process where two of its callers meet."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+
+
+def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any) -> None:
+    """A compiled kernel on equal parts of the arrays' first axis, one a thread; no result may depend on the parts."""
+    threads = max(1, min(torch.get_num_threads(), len(arrays[0])))
+    parts = list(zip(*(np.array_split(array, threads) for array in arrays), strict=True))
+    waiting = [_pool(threads).submit(kernel, *part, *rest) for part in parts[1:]]
+    kernel(*parts[0], *rest)
+    for one in waiting:
+        one.result()
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's <malloc.h>

@@ -43,12 +43,13 @@ def ours(samples: Samples, preprocess: Preprocess, *, threads: int, dtype: torch
 
     def places() -> Iterator[Places]:
         for epoch in range(times):
-            for start in range(0, len(samples), BATCH):
-                n = np.arange(start, min(start + BATCH, len(samples)))
-                yield Places(nth(0, epoch, n, size=len(samples)), n, epoch)
+            n = np.arange(len(samples))
+            rows = nth(0, epoch, n, size=len(samples))
+            for part in np.split(n, range(BATCH, len(n), BATCH)):
+                yield Places(rows[part], part, epoch)
 
     for batch in batches(samples, places(), prepare, side=side, threads=threads):
-        train_views(batch.images, batch.n, normalise, augment, seed=0, epoch=batch.epoch).to(dtype)
+        train_views(batch.images, batch.n, normalise, augment, seed=0, epoch=batch.epoch, dtype=dtype)
 
 
 def _prepared(crop: v2.Transform) -> v2.Compose:

@@ -1,7 +1,11 @@
 """uint8 batch -> float batch, on the batch's device: what training varies, and the views of evaluation.
 
-A batch goes in as uint8 (B, S, S, 3) RGB and comes out as float32 (B, 3, s, s) in channels_last memory, prepared as
-its `Preprocess` says: x = (pixels - mean) * scale / std.
+A batch goes in as uint8 (B, S, S, 3) RGB and comes out as float (B, 3, s, s) in channels_last memory, prepared as its
+`Preprocess` says: x = (pixels - mean) * scale / std. Sums are float32, rounded once to the type asked for.
+
+What is done to each picture is drawn first, as a few numbers a picture (`Cuts`), and then applied, by one of three:
+plain torch, which is the definition and stands here; a kernel compiled for the processor (`augment_cpu.py`), where
+numba is installed; one for the accelerator (`augment_gpu.py`), where Triton is. They give the bits of plain torch.
 """
 
 from dataclasses import dataclass
@@ -9,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..ranks import has_numba, has_triton
 from .order import normal, uniform
 from .preprocess import Preprocess
 
-LUMA = (0.299, 0.587, 0.114)  # the greyscale of ITU-R BT.601, as torchvision and Pillow weigh it
+LUMA = (299, 587, 114)  # thousandths: the greyscale of ITU-R BT.601, as torchvision and Pillow weigh it
 CROP, COLOUR, LIGHT = 2, 3, 4  # purposes of draws; 1 is the crop of the full picture
+AT_A_TIME = 4  # pictures that plain torch works on together on a processor: more leave its cache
 
 
 @dataclass(frozen=True)
@@ -33,42 +40,60 @@ class Augment:
 class Normalise:
     """A `Preprocess` and its mean on a device; `mean` is float32 (S, S, 3) where the record says "mean.npy", else None.
 
-    Both are in the order of the record's `colour`.
+    All is in the order of the record's `colour`. `means`: float32 (2, M, M * 3), the mean image and its mirror image,
+    M = S or, where its centre serves all crops, M = s; (1, 1, s * 3) where the mean is a colour. `gain`: (s * 3,).
     """
 
     def __init__(self, preprocess: Preprocess, mean: NDArray[np.float32] | None, device: torch.device) -> None:
         self.side, self.stored = preprocess.side, preprocess.stored
         self.bgr = preprocess.colour == "BGR"
-        self.aligned = preprocess.mean_crop == "aligned"
-        plane = np.asarray(preprocess.mean, np.float32).reshape(1, 1, 3) if mean is None else mean
-        self.mean = torch.from_numpy(np.ascontiguousarray(plane)).to(device)
-        self.gain = torch.tensor([preprocess.scale / s for s in preprocess.std], dtype=torch.float32, device=device)
-
-    def __call__(self, x: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
-        """Float (B, s, s, 3) RGB pixels -> (B, 3, s, s).
-
-        Rows ys (B, s) and columns xs (B, s) say where in the stored form they were cut.
-        """
-        if self.bgr:
-            x = x.flip(3)
-        if self.mean.shape[0] == 1:
-            mean = self.mean
-        elif self.aligned:
-            mean = self.mean[ys[:, :, None], xs[:, None, :]]
+        self.luma = LUMA[::-1] if self.bgr else LUMA
+        self.thousandths = sum(LUMA) * self.side**2  # of a crop's sum, weighed so, its mean
+        self.aligned = mean is not None and preprocess.mean_crop == "aligned"
+        s = self.side
+        if mean is None:
+            means = np.tile(np.asarray(preprocess.mean, np.float32), s).reshape(1, 1, 3 * s)
         else:
-            edge = (self.mean.shape[0] - self.side) // 2
-            mean = self.mean[edge : edge + self.side, edge : edge + self.side]
-        return ((x - mean) * self.gain).permute(0, 3, 1, 2)
+            edge = 0 if self.aligned else (len(mean) - s) // 2
+            part = mean if self.aligned else mean[edge : edge + s, edge : edge + s]
+            means = np.stack([part, part[:, ::-1]]).reshape(2, len(part), -1)
+        gain = np.tile(np.array([preprocess.scale / one for one in preprocess.std], np.float32), s)
+        self.means, self.gain = torch.from_numpy(means).to(device), torch.from_numpy(gain).to(device)
 
 
-def cut(images: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, S, S, 3) at rows ys (B, s) and columns xs (B, s), falling for a mirror -> float (B, s, s, 3)."""
-    index = torch.arange(images.shape[0], device=images.device)
-    return images[index[:, None, None], ys[:, :, None], xs[:, None, :]].float()
+@dataclass(frozen=True)
+class Cuts:
+    """How N crops are made of a batch of pictures: numbers alone, a row a crop, the same on every device.
+
+    `where` int32 (N, 7): the picture, the crop's top and left, 1 to mirror it; which mean, and its top and left.
+    `light` float32 (N, 5): a pixel's factor, its channels' weights in the grey that is added, that of the crop's grey.
+    `shift` float32 (N, 3): the colour that is added. None: there is none. `divisor` divides in the end.
+    """
+
+    where: NDArray[np.int32]
+    light: NDArray[np.float32] | None = None
+    shift: NDArray[np.float32] | None = None
+    divisor: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+
+def places(
+    images: Tensor, of: NDArray[np.int64], start: NDArray[np.int64], mirrored: NDArray[np.bool_], normalise: Normalise
+) -> NDArray[np.int32]:
+    """`Cuts.where` of crops that begin at `start` (N, 2), in the pictures `of` (N,) of a batch."""
+    mean = np.zeros((len(of), 3), np.int64)
+    if normalise.aligned:
+        origin = (normalise.stored - images.shape[1]) // 2  # a crop of the full picture is taken for the centre
+        mean[:, 0] = mirrored
+        mean[:, 1:] = start + origin
+        mean[mirrored, 2] = normalise.stored - normalise.side - mean[mirrored, 2]  # in the mirror image
+    return np.column_stack([of, start, mirrored, mean]).astype(np.int32)
 
 
 def train_views(
-    images: torch.Tensor,
+    images: Tensor,
     n: NDArray[np.int64],
     normalise: Normalise,
     augment: Augment,
@@ -77,73 +102,116 @@ def train_views(
     epoch: int,
     eigenvalues: NDArray[np.float64] | None = None,
     eigenvectors: NDArray[np.float64] | None = None,
-) -> torch.Tensor:
-    """Random crop of side s, mirror, colour -> float (B, 3, s, s); each draw is a function of (seed, epoch, n) alone.
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Random crop of side s, mirror, colour -> (B, 3, s, s) of `dtype`; each draw is a function of (seed, epoch, n).
 
     `eigenvalues` (3,) and `eigenvectors` (3, 3, columns) of the RGB covariance in 0..255 units serve colour_noise.
     """
-    device, (b, size), side = images.device, images.shape[:2], normalise.side
+    (b, size), side = images.shape[:2], normalise.side
     u = uniform(seed, epoch, n, count=3, purpose=CROP)
     room = size - side + 1
     start = (u[:, :2] * room).astype(np.int64) if augment.random_crop else np.full((b, 2), (size - side) // 2)
-    top, left = torch.from_numpy(start).to(device).unbind(1)
-    mirrored = torch.from_numpy(u[:, 2] < 0.5).to(device) & augment.mirror
-    run = torch.arange(side, device=device)
-    ys = top[:, None] + run
-    xs = left[:, None] + torch.where(mirrored[:, None], side - 1 - run, run)
-    x = cut(images, ys, xs)  # (B, s, s, 3)
+    where = places(images, np.arange(b), start, (u[:, 2] < 0.5) & augment.mirror, normalise)
+    light = shift = None
     if augment.brightness or augment.contrast or augment.saturation:
-        x = light(x, uniform(seed, epoch, n, count=3, purpose=LIGHT), augment)
+        light = light_of(uniform(seed, epoch, n, count=3, purpose=LIGHT), augment, normalise)
     if augment.colour_noise:
         if eigenvalues is None or eigenvectors is None:
             raise ValueError("colour noise needs the eigenvalues and eigenvectors of the colours")
         draws = normal(seed, epoch, n, count=3, purpose=COLOUR)
-        shift = augment.colour_noise * (draws * np.sqrt(eigenvalues)) @ eigenvectors.T  # (B, 3)
-        x = x + torch.from_numpy(shift.astype(np.float32)).to(device)[:, None, None, :]
-    origin = (normalise.stored - size) // 2  # a crop of the full picture is taken for the stored form's centre
-    x = normalise(x, ys + origin, xs + origin)
-    return x / (1.0 + augment.colour_noise) if augment.colour_rescale else x
+        shift = (augment.colour_noise * (draws * np.sqrt(eigenvalues)) @ eigenvectors.T).astype(np.float32)  # (B, 3)
+        shift = np.ascontiguousarray(shift[:, ::-1]) if normalise.bgr else shift
+    divisor = 1.0 + augment.colour_noise if augment.colour_rescale else 1.0
+    return made(images, Cuts(where, light, shift, divisor), normalise, dtype)
 
 
-def light(x: torch.Tensor, u: NDArray[np.float64], augment: Augment) -> torch.Tensor:
-    """Brightness, contrast about the picture's own grey, saturation: one 3 x 3 matrix and one shift an image."""
-    factor = 1.0 + (2.0 * torch.from_numpy(u.astype(np.float32)).to(x.device) - 1.0) * torch.tensor(
-        [augment.brightness, augment.contrast, augment.saturation], device=x.device
-    )  # (B, 3)
-    grey = torch.tensor(LUMA, device=x.device)
-    mean = (x.mean((1, 2)) @ grey)[:, None]  # (B, 1)
-    bright, contrast, colour = factor[:, 0, None], factor[:, 1, None], factor[:, 2, None]
-    matrix = colour[:, :, None] * torch.eye(3, device=x.device) + (1 - colour)[:, :, None] * grey[:, None]  # (B, 3, 3)
-    gain = (bright * contrast)[:, :, None]
-    shift = bright * (1 - contrast) * mean  # (B, 1)
-    b, h, w, _ = x.shape
-    y = torch.baddbmm(shift[:, :, None].expand(b, h * w, 3), x.view(b, h * w, 3), matrix * gain)
-    return y.clamp_(0.0, 255.0).view(b, h, w, 3)
+def light_of(u: NDArray[np.float64], augment: Augment, normalise: Normalise) -> NDArray[np.float32]:
+    """`Cuts.light` for draws (N, 3) in [0, 1): brightness, contrast about the crop's own grey, saturation.
+
+    All three are linear: x * f + w . x + v * grey, grey being the mean over the crop, and clamped to 0..255 at the end.
+    """
+    bright, contrast, colour = 1.0 + (2.0 * u.T - 1.0) * np.array(
+        [[augment.brightness], [augment.contrast], [augment.saturation]]
+    )
+    luma = np.array(normalise.luma) / sum(LUMA)
+    gain = bright * contrast
+    weights = (gain * (1.0 - colour))[:, None] * luma
+    return np.column_stack([gain * colour, weights, bright * (1.0 - contrast)]).astype(np.float32)
 
 
-def test_views(images: torch.Tensor, normalise: Normalise, *, views: int) -> torch.Tensor:
-    """The paper's views (section 4.1) -> float (B * views, 3, s, s), those of one image together.
+def test_views(images: Tensor, normalise: Normalise, *, views: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The paper's views (section 4.1) -> (B * views, 3, s, s) of `dtype`, those of one image together.
 
     1: the centre. 5: two upper corners' ends, the centre, two lower ones, in the 2012 program's order. 10: and their
     mirrors, in the same order.
     """
-    size, side = images.shape[1], normalise.side
+    (b, size), side = images.shape[:2], normalise.side
     edge, middle = size - side, (size - side) // 2
     corners = [(0, 0), (0, edge), (middle, middle), (edge, 0), (edge, edge)]
-    starts = {1: [(middle, middle, False)], 5: [(*c, False) for c in corners]}
-    starts[10] = starts[5] + [(*c, True) for c in corners]
+    starts = {1: [(middle, middle)], 5: corners, 10: corners + corners}
     if views not in starts:
         raise ValueError(f"views must be 1, 5 or 10, not {views}")
-    run = torch.arange(side, device=images.device)
-    made = []
-    for top, left, mirrored in starts[views]:
-        ys = (top + run).expand(images.shape[0], side)
-        xs = (left + (side - 1 - run if mirrored else run)).expand(images.shape[0], side)
-        made.append(normalise(cut(images, ys, xs), ys, xs))
-    if views == 1:
-        return made[0]
-    stacked = torch.stack(made, 1).flatten(0, 1)  # (B * views, 3, s, s)
-    return stacked.contiguous(memory_format=torch.channels_last)
+    start, mirrored = np.tile(starts[views], (b, 1)), np.tile(np.arange(views) >= len(corners), b)
+    return made(images, Cuts(places(images, np.arange(b).repeat(views), start, mirrored, normalise)), normalise, dtype)
+
+
+def made(images: Tensor, cuts: Cuts, normalise: Normalise, dtype: torch.dtype) -> Tensor:
+    """The crops (N, 3, s, s), by the quickest of what is installed for the device."""
+    s = normalise.side
+    out = torch.empty((len(cuts), s, s, 3), dtype=dtype, device=images.device)
+    images, compiled = images.contiguous(), dtype in (torch.float32, torch.bfloat16)
+    if compiled and images.device.type == "cpu" and has_numba():
+        from . import augment_cpu
+
+        augment_cpu.make(images, cuts, normalise, out)
+    elif compiled and images.device.type == "cuda" and has_triton():
+        from . import augment_gpu
+
+        augment_gpu.make(images, cuts, normalise, out)
+    else:
+        make(images, cuts, normalise, out)
+    return out.permute(0, 3, 1, 2)
+
+
+def make(images: Tensor, cuts: Cuts, normalise: Normalise, out: Tensor) -> None:
+    """The crops of pictures uint8 (B, S, S, 3) -> out (N, s, s, 3), in plain torch: what all others must equal."""
+    s, step = normalise.side, AT_A_TIME if images.device.type == "cpu" else max(1, len(cuts))
+    for first in range(0, len(cuts), step):
+        part = slice(first, first + step)
+        where = cuts.where[part].tolist()
+        crops = [(images[i, y : y + s, x : x + s], mirrored) for i, y, x, mirrored, *_ in where]
+        whole = torch.stack([crop.flip(1) if mirrored else crop for crop, mirrored in crops])  # (n, s, s, 3)
+        if normalise.bgr:
+            whole = whole.flip(3)
+        values = whole.float()
+        if cuts.light is not None:
+            values = lit(whole, values, torch.from_numpy(cuts.light[part]).to(images.device), normalise)
+        if cuts.shift is not None:
+            values += torch.from_numpy(cuts.shift[part]).to(images.device)[:, None, None, :]
+        values = values.view(-1, s, 3 * s)
+        if normalise.aligned:
+            values -= torch.stack([normalise.means[m, y : y + s, 3 * x : 3 * (x + s)] for *_, m, y, x in where])
+        else:
+            values -= normalise.means[0]
+        values *= normalise.gain
+        if cuts.divisor != 1.0:
+            values /= cuts.divisor
+        out[part] = values.view(-1, s, s, 3)
+
+
+def lit(whole: Tensor, values: Tensor, light: Tensor, normalise: Normalise) -> Tensor:
+    """Crops uint8 (n, s, s, 3), and the same as float, in the `Cuts.light` (n, 5) -> float (n, s, s, 3).
+
+    The crop's grey is a sum of whole numbers: it is the same in whatever order it is added.
+    """
+    luma = torch.tensor(normalise.luma, device=values.device)
+    thousandths = (whole.sum((1, 2), dtype=torch.int64) * luma).sum(1).float()
+    grey = thousandths / torch.tensor(float(normalise.thousandths), device=values.device)  # (n,)
+    f, *w, v = (column[:, None, None] for column in light.unbind(1))
+    r, g, b = values.unbind(3)
+    added = (r * w[0] + g * w[1] + b * w[2] + v * grey[:, None, None])[..., None]
+    return values.mul_(f[..., None]).add_(added).clamp_(0.0, 255.0)
 
 
 def resized_box(

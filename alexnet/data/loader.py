@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeVar
@@ -60,11 +61,20 @@ def pixels(samples: Samples, row: int, preprocess: Preprocess) -> Image:
     return _stored(samples, samples.read(row), row, preprocess)
 
 
+@contextmanager
+def _named(samples: Samples, row: int) -> Iterator[None]:
+    """Gives a BadImage the name of its row; made only here, for of a small picture that is a part of the work."""
+    try:
+        yield
+    except BadImage as bad:
+        raise BadImage(shown(str(samples.path(row))), bad.reason) from None
+
+
 def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> Image:
-    name = shown(str(samples.path(row)))
     if samples.raw:
-        return raw_form(data, preprocess.stored, name)
-    return decoded_form(data, name, preprocess.shaping)[0]
+        return raw_form(data, preprocess.stored, shown(str(samples.path(row))))
+    with _named(samples, row):
+        return decoded_form(data, "", preprocess.shaping)[0]
 
 
 def stored(samples: Samples, preprocess: Preprocess) -> Prepare:
@@ -80,7 +90,8 @@ def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: floa
     """
 
     def prepare(data: bytes, row: int, n: int, epoch: int) -> Image:
-        image = decode(data, shown(str(samples.path(row))), exif=preprocess.exif)
+        with _named(samples, row):
+            image = decode(data, "", exif=preprocess.exif)
         draw = uniform(seed, epoch, np.array([n]), count=40, purpose=1)[0]
         box = resized_box(image.shape[0], image.shape[1], draw, smallest=scale)
         return random_resized(image, box, side=preprocess.side, filter=preprocess.filter)
@@ -116,9 +127,9 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
-    `side` is that of what `prepare` returns; `threads=0` prepares in the calling thread; up to `ahead` batches are
-    made while the caller works. A bad image ends the iteration with its BadImage, or with `bad_images="skip"` is left
-    out of its batch and named in `bad`.
+    `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. `threads=0`
+    prepares in the calling thread; up to `ahead` batches are made while the caller works. A bad image ends the
+    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`.
     """
 
     def fill(place: Places, images: Image, part: slice) -> Filled:
@@ -127,6 +138,10 @@ def batches(
         for i in range(*part.indices(len(place.rows))):
             row, asked = int(place.rows[i]), time.monotonic()
             try:
+                if samples.raw:
+                    samples.read_into(row, images[i])
+                    reading += time.monotonic() - asked
+                    continue
                 data = samples.read(row)
                 reading += time.monotonic() - asked
                 images[i] = prepare(data, row, int(place.n[i]), place.epoch)

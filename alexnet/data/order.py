@@ -4,6 +4,8 @@ The order is a keyed permutation of range(size): a Feistel network with cycle wa
 "Ciphers with arbitrary finite domains"). The draws are splitmix64 (Steele, Lea, Flood 2014) of a key and a counter.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,11 +22,13 @@ def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+@lru_cache(maxsize=1024)
 def key(*words: int) -> NDArray[np.uint64]:
-    """One uint64, as an array of one element, from any number of integers; their order counts."""
+    """One uint64, as an array of one element, read-only, from any number of integers; their order counts."""
     folded = np.zeros(1, np.uint64)
     for word in words:
         folded = mix(folded ^ np.array([word & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    folded.flags.writeable = False
     return folded
 
 

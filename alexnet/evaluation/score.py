@@ -106,7 +106,8 @@ def probabilities(
     model: AlexNet, images: torch.Tensor, normalise: Normalise, *, views: int, precision: str
 ) -> torch.Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, classes): the softmax averaged over the views (paper, section 4.1)."""
-    x = test_views(images, normalise, views=views)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # what autocast would make of it
+    x = test_views(images, normalise, views=views, dtype=dtype)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = model(x)
     return logits.float().softmax(1).view(images.shape[0], views, -1).mean(1)

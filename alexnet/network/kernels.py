@@ -16,8 +16,9 @@ from torch import Tensor
 
 from alexnet.errors import UsageError
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.lrn import has_numba, has_triton, lrn, within_map
+from alexnet.network.lrn import lrn, within_map
 from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
+from alexnet.ranks import has_numba, has_triton
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "lrn": ("torch", "numba", "triton"),  # plain torch; compiled for the processor; for a GPU

@@ -15,14 +15,14 @@ Sums are float32, or float64 for a float64 input.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..ranks import has_numba, has_triton
 
 BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
 KERNELS = ("auto", "torch", "numba", "triton")
@@ -70,22 +70,6 @@ def chosen(kernel: str, x: Tensor, *, within: bool = False) -> str:
         where = "float32 or bfloat16 on the processor" if kernel == "numba" else "windows over channels on a GPU"
         raise ValueError(f"kernel {kernel}: takes {where}, not {x.dtype} on {x.device}")
     return kernel
-
-
-@cache
-def has_numba() -> bool:
-    """Whether the compiled kernels' library is installed and goes with this numpy."""
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@cache
-def has_triton() -> bool:
-    """Whether Triton is installed, as it is with the builds of torch that know GPUs."""
-    return find_spec("triton") is not None
 
 
 WITHIN = 0  # towers of the form whose window lies within a map

@@ -3,14 +3,12 @@
 A kernel reads each value once and writes each result once: squares, windowed sums and powers of a run of values stay in
 buffers that the first-level cache holds, in loops that the compiler turns into vector instructions. Windows, powers and
 the width of values are constants of a kernel, so there is one for each of those; it is compiled at first use and kept
-on disk. Threads are a pool of our own: numba's can abort the process where two of its callers meet.
+on disk. Threads are a pool of our own (`ranks.share`).
 
 Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
+
+from ..ranks import share
 
 BLOCK_VALUES = 512  # about as many of each buffer at a time; twice as many are slower where memory is the limit
 Kernel = Callable[..., None]
@@ -131,10 +131,10 @@ def _widen(narrow: Any, wide: Any) -> None:
 
 
 @inlined
-def _round(wide: Any, narrow: Any) -> None:
-    """float32 -> bfloat16 as uint16, for a whole map."""
-    for c in range(len(narrow)):
-        narrow[c] = _narrow(wide[c])
+def narrow(values: Any, out: Any) -> None:
+    """float32 -> bfloat16 as uint16, for a run of values."""
+    for c in range(len(out)):
+        out[c] = _narrow(values[c])
 
 
 @inlined
@@ -187,7 +187,7 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         else:
                             values[i, j, c] *= v**-power
             if bf16:
-                _round(values.reshape(-1), y[n].reshape(-1))
+                narrow(values.reshape(-1), y[n].reshape(-1))
             else:
                 y[n] = values
 
@@ -226,32 +226,15 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     for c in range(channels):
                         slopes[i, j, c] -= m * values[i, j, c] * s[c]
             if bf16:
-                _round(slopes.reshape(-1), dx[n].reshape(-1))
+                narrow(slopes.reshape(-1), dx[n].reshape(-1))
             else:
                 dx[n] = slopes
 
     return forward, backward
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="lrn")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
-
-
-def _shared(kernel: Kernel, arrays: list[np.ndarray], *rest: Any) -> None:
-    """The kernel on equal parts of the arrays' first axis, one a thread; no result depends on the parts."""
-    threads = min(torch.get_num_threads(), len(arrays[0]))
-    parts = list(zip(*(np.array_split(array, max(1, threads)) for array in arrays), strict=True))
-    waiting = [_pool(threads).submit(kernel, *part, *rest) for part in parts[1:]]
-    kernel(*parts[0], *rest)
-    for one in waiting:
-        one.result()
-
-
-def _array(x: Tensor) -> np.ndarray:
+def as_array(x: Tensor) -> np.ndarray:
+    """The values of a tensor as the kernels take them."""
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
@@ -268,7 +251,7 @@ def backward(x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float,
 def _call(which: int, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int) -> None:
     bf16 = tensors[0].dtype == torch.bfloat16
     if towers:
-        arrays = [_array(t).reshape(-1, t.shape[-1] // towers) for t in tensors]  # no window leaves its tower
-        _shared(_across(size, beta, bf16)[which], arrays, np.float32(k), np.float32(a))
+        arrays = [as_array(t).reshape(-1, t.shape[-1] // towers) for t in tensors]  # no window leaves its tower
+        share(_across(size, beta, bf16)[which], arrays, np.float32(k), np.float32(a))
     else:
-        _shared(_within(size, beta, bf16)[which], [_array(t) for t in tensors], np.float32(k), np.float32(a))
+        share(_within(size, beta, bf16)[which], [as_array(t) for t in tensors], np.float32(k), np.float32(a))

@@ -134,7 +134,7 @@ def augment_of(recipe: Recipe) -> Augment:
 
 
 def views_of(job: Job, batch: Batch, normalise: Normalise, augment: Augment) -> torch.Tensor:
-    """The batch as the network takes it: float (B, 3, s, s) on the device."""
+    """The batch as the network takes it: (B, 3, s, s) on the device, in the type that it multiplies in."""
     return train_views(
         batch.images.to(job.device, non_blocking=True),
         batch.n,
@@ -144,6 +144,7 @@ def views_of(job: Job, batch: Batch, normalise: Normalise, augment: Augment) -> 
         epoch=batch.epoch,
         eigenvalues=job.stats.eigenvalues if job.stats else None,
         eigenvectors=job.stats.eigenvectors if job.stats else None,
+        dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,  # what autocast would make of it
     )
 
 

@@ -33,9 +33,8 @@ from ..errors import BadImage, DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.kernels import PLAIN, Kernels, fastest
-from ..network.lrn import has_numba
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, multiply_in, precision_of, processor
+from ..ranks import cores, device_of, has_numba, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop

@@ -1,6 +1,10 @@
 """What training varies and what evaluation sees, against loops and slices by hand, and torchvision."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from torchvision.transforms import CenterCrop, TenCrop
 from torchvision.transforms.v2 import functional as V2
 
 from alexnet.data import augment
-from alexnet.data.augment import Augment, Normalise, light, train_views
+from alexnet.data.augment import Augment, Cuts, Normalise, light_of, train_views
 from alexnet.data.preprocess import Preprocess
 
 S, s = 21, 16
@@ -152,7 +156,11 @@ def test_light_is_torchvisions(what, u):
     images = (noise(4).float() * torch.linspace(0.3, 1.0, 4)[:, None, None, None]).round()
     draws = np.full((4, 3), 0.5)
     draws[:, list(LIGHTS).index(what)] = u
-    found = light(images, draws, Augment(**{what: 0.4})).permute(0, 3, 1, 2)
+    normalise = Normalise(replace(RECORD, side=S), None, CPU)
+    where = np.zeros((4, 7), np.int32)
+    where[:, 0] = np.arange(4)
+    cuts = Cuts(where, light_of(draws, Augment(**{what: 0.4}), normalise))
+    found = augment.made(images.byte(), cuts, normalise, torch.float32)
     factor = 1 + (2 * u - 1) * 0.4
     # on floats in 0..1, where torchvision rounds nothing
     theirs = torch.stack([255 * LIGHTS[what](image.permute(2, 0, 1) / 255, factor) for image in images])
@@ -203,3 +211,118 @@ def test_ten_views_are_torchvisions_ten_crops():
 def test_other_numbers_of_views_are_refused():
     with pytest.raises(ValueError, match="1, 5 or 10"):
         augment.test_views(noise(1), Normalise(RECORD, None, CPU), views=3)
+
+
+FULL = Augment(colour_noise=0.1, colour_rescale=True, brightness=0.2, contrast=0.3, saturation=0.2)
+VARIED = [Augment(), Augment(mirror=False, random_crop=False), Augment(colour_noise=0.1, colour_rescale=True),
+          Augment(brightness=0.2, contrast=0.2, saturation=0.2), FULL]  # fmt: skip
+
+
+def every_record() -> list[tuple[Preprocess, np.ndarray | None]]:
+    """Each order of channels with each kind of mean, all with a scale and a std."""
+    made = []
+    for colour in ("RGB", "BGR"):
+        record = replace(RECORD, colour=colour, scale=0.7, std=(0.9, 1.1, 1.3), mean=(10.0, 20.0, 30.0))
+        image = replace(record, mean="mean.npy")
+        made += [(record, None), (image, MEAN), (replace(image, mean_crop="aligned"), MEAN)]
+    return made
+
+
+def all_views(record, mean, dtype) -> list[torch.Tensor]:
+    """Every augmentation, on stored forms and on crops of originals, and the ten views."""
+    n, colours = np.arange(40, 57), {"eigenvalues": VALUES, "eigenvectors": AXES}
+    normalise = Normalise(record, mean, CPU)
+    found = [views(noise(17, size), n, record, mean, chosen, dtype=dtype, **colours)
+             for chosen in VARIED for size in (S, s)]  # fmt: skip
+    return [*found, augment.test_views(noise(3), normalise, views=10, dtype=dtype)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("record", "mean"), every_record())
+def test_the_compiled_kernel_gives_the_bits_of_plain_torch(record, mean, dtype, monkeypatch):
+    from alexnet.data import augment_cpu
+
+    called, make = [], augment_cpu.make
+    monkeypatch.setattr(augment_cpu, "make", lambda *given: (called.append(1), make(*given)))
+    compiled = all_views(record, mean, dtype)
+    monkeypatch.setattr(augment, "has_numba", lambda: False)
+    plain = all_views(record, mean, dtype)
+    assert len(called) == len(plain)
+    for one, other in zip(compiled, plain, strict=True):
+        assert one.dtype == dtype and torch.equal(one, other)
+        assert one.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_no_picture_depends_on_the_others_of_its_batch_nor_on_threads(plain, monkeypatch):
+    if plain:
+        monkeypatch.setattr(augment, "has_numba", lambda: False)
+    record, mean = every_record()[-1]
+    images, n, colours = noise(11), np.arange(11), {"eigenvalues": VALUES, "eigenvectors": AXES}
+    together = views(images, n, record, mean, FULL, **colours)
+    for i in range(11):
+        assert torch.equal(views(images[i : i + 1], n[i : i + 1], record, mean, FULL, **colours)[0], together[i])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert torch.equal(views(images, n, record, mean, FULL, **colours), together)
+    finally:
+        torch.set_num_threads(threads)
+    assert views(images[:0], n[:0], record, mean, FULL, **colours).shape == (0, 3, s, s)
+
+
+@pytest.mark.parametrize("chosen", VARIED)
+def test_a_narrow_type_is_rounded_to_once(chosen):
+    colours = {"eigenvalues": VALUES, "eigenvectors": AXES}
+    wide = views(noise(9), np.arange(9), chosen=chosen, **colours)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal(views(noise(9), np.arange(9), chosen=chosen, dtype=dtype, **colours), wide.to(dtype))
+
+
+INTERPRETED = """
+import torch
+from alexnet.data import augment, augment_gpu
+from tests.data.test_augment import all_views, every_record
+for record, mean in every_record():
+    for dtype in (torch.float32, torch.bfloat16):
+        augment.has_numba = lambda: False
+        make = augment.make
+        plain = all_views(record, mean, dtype)
+        augment.make = augment_gpu.make
+        triton = all_views(record, mean, dtype)
+        augment.make = make
+        for one, other in zip(triton, plain, strict=True):
+            if dtype == torch.float32:
+                assert torch.equal(one, other)
+            else:
+                assert ((one.float() - other.float()).abs() <= 2**-7 * other.float().abs()).all()
+print("equal")
+"""
+
+
+def test_the_accelerators_kernel_gives_the_bits_of_plain_torch():
+    """In Triton's interpreter, which cuts a bfloat16 off where the hardware rounds it: a step of it apart."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent.parent.parent, env={**os.environ, "TRITON_INTERPRET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "equal\n", done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("record", "mean"), every_record())
+def test_the_accelerator_itself_does(record, mean, dtype):
+    pytest.importorskip("triton")
+    images, n = noise(17), np.arange(17)
+    cuda = torch.device("cuda")
+    for chosen in VARIED:
+        colours = {"eigenvalues": VALUES, "eigenvectors": AXES}
+        there = train_views(
+            images.to(cuda), n, Normalise(record, mean, cuda), chosen, seed=3, epoch=2, dtype=dtype, **colours
+        )
+        here = views(images, n, record, mean, chosen, dtype=dtype, **colours)
+        assert (there.cpu().float() - here.float()).abs().max() <= (
+            1e-6 if dtype == torch.float32 else 2**-7
+        ) * here.abs().max()

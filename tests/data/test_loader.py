@@ -207,6 +207,24 @@ def test_raw_pixels_of_another_size_are_refused(tmp_path):
         pixels(samples, 0, RECORD)
 
 
+def test_raw_pixels_are_read_to_their_place_or_named(tmp_path):
+    one, images = STORED * STORED * 3, np.random.default_rng(2).integers(0, 256, (4, STORED, STORED, 3), np.uint8)
+    (tmp_path / "pack").write_bytes(images.tobytes())
+    sizes = [one, one, one - 1, one]
+    samples = Samples.build(
+        tmp_path, ["a", "b", "c", "d"], label=[0] * 4, classes=Classes.of(["a"]), size=sizes,
+        files=[tmp_path / "pack"], file=[0] * 4, offset=[i * one for i in range(4)], raw=True,
+    )  # fmt: skip
+    (batch,) = made(samples, [[3, 2, 0]], 2, bad_images="skip")
+    assert np.array_equal(batch.images.numpy(), images[[3, 0]])
+    assert [(row, bad.path, bad.reason) for row, bad in batch.bad] == [
+        (2, str(tmp_path / "pack" / "c"), f"{one - 1} bytes, expected {STORED} x {STORED} x 3 = {one}")
+    ]
+    (tmp_path / "pack").write_bytes(images.tobytes()[:-1])
+    with pytest.raises(DataError, match="cut short"):
+        made(samples, [[3]], 1)
+
+
 def decoders() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("decode")}
 
@@ -254,11 +272,11 @@ def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):
     crops = original(samples, RECORD, seed=5, scale=0.08)
     one, many = (list(batches(samples, at, crops, side=SIDE, threads=threads)) for threads in (0, 3))
     assert all(torch.equal(a.images, b.images) for a, b in zip(one, many, strict=True))
-    # by Pillow alone: cut, then resized
+    # by Pillow alone: cut, then resized; within a level
     top, left, h, w = resized_box(60, 90, uniform(5, 2, np.array([7]), count=40, purpose=1)[0], smallest=0.08)
     whole = Image.open(tmp_path / "a" / "0.png")
     by_hand = whole.crop((left, top, left + w, top + h)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    assert np.array_equal(prepare(0, 7, 2), np.asarray(by_hand))
+    assert np.abs(prepare(0, 7, 2).astype(int) - np.asarray(by_hand)).max() <= 1
 
 
 @pytest.mark.parametrize("scale", [0.08, 0.5])
