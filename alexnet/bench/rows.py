@@ -60,12 +60,15 @@ def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def timed(what: str, contestants: Sequence[Contestant], *, repeats: int) -> list[Row]:
-    """A row in seconds for each contestant, who take turns. A first round, which fills caches, is not counted."""
+def timed(what: str, contestants: Sequence[Contestant], *, repeats: int, calls: int = 1) -> list[Row]:
+    """A row in seconds for each contestant, who take turns. A first round, which fills caches, is not counted.
+
+    Where each `run` does a thing `calls` times, the seconds are those of one time.
+    """
     passed: list[list[float]] = [[] for _ in contestants]
     for repeat in range(repeats + 1):
         for one, times in zip(contestants, passed, strict=True):
-            seconds = once(one.run)
+            seconds = once(one.run) / calls
             if repeat:
                 times.append(seconds)
     return [Row(what, one.who, "s", tuple(times), one.floor) for one, times in zip(contestants, passed, strict=True)]

@@ -1,15 +1,14 @@
 """torch, OpenVINO and ONNX Runtime behind one function: float images to logits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.augment import Normalise, test_views
@@ -18,16 +17,17 @@ from ..data.samples import Samples
 from ..data.sources import open_data
 from ..errors import AlexNetError, DataError, UsageError
 from ..network.build import AlexNet
+from ..network.packed import packed
 from ..ranks import device_of, precision_of
 from ..weights.onnx import IMAGES, LOGITS, graph
 from ..weights.run import Loaded
+from .score import Network
 
-BACKENDS = ("torch", "openvino", "onnxruntime")
+BackendName = Literal["torch", "openvino", "onnxruntime"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 WITHIN = 0.02  # of the largest logit: farther from fp32 than this, bf16 is not used
 CHECKED = 32  # pictures that a backend is compared on
 CALIBRATION = 64  # pictures from which int8 has the ranges of its activations
-
-Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,6 @@ class Backend:
     agreement: Agreement | None
     refused: bool
     calibrated: str | None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.run(images)
 
     def to_json(self) -> dict[str, Any]:
         """What `eval --json` says of it."""
@@ -129,17 +126,19 @@ def backend(
     `WITHIN` is fp32. `calibration` gives int8 its pictures, and says which they are. UsageError: a library that is not
     installed.
     """
-    reference = _torch(model, device, "fp32")
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     if name == "torch" and precision == "fp32":
-        return Backend(name, precision, reference, None, refused=False, calibrated=None)
+        return Backend(name, precision, _torch(model, device, precision), None, refused=False, calibrated=None)
     calibrated = None
     if precision == "int8":
         images, calibrated = calibration()
         run = _of_bytes(name, quantised(model, images), precision)
     else:
         run = _of(model, name, precision, device)
-    seen = pictures()
-    agreement = Agreement.of(run(seen), reference(seen))
+    seen = pictures().to(device)
+    with torch.inference_mode():
+        reference = model(seen)
+    agreement = Agreement.of(run(seen), reference)
     refused = precision == "bf16" and not agreement.within
     if refused:
         precision, run = "fp32", _of(model, name, "fp32", device)
@@ -157,18 +156,21 @@ def _of_bytes(name: str, content: bytes, precision: str) -> Network:
 
 
 def _torch(model: AlexNet, device: torch.device, precision: str) -> Network:
-    """In bf16: the weights of convolutions and fully connected layers cast once, the rest computed as it would be."""
-    model = model.to(device).to(memory_format=torch.channels_last).eval()
-    dtype = torch.float32
-    if precision == "bf16":
-        model, dtype = deepcopy(model), torch.bfloat16
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):  # averages of a batch normalization stay float32
+    """On the processor with packed weights; elsewhere bf16 is the weights cast once, averages of batches excepted."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        net = packed(model, dtype)
+    elif dtype == torch.float32:
+        net = model
+    else:
+        net = deepcopy(model)
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.to(dtype)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
-        return model(images.to(dtype, memory_format=torch.channels_last)).float()
+        return net(images.to(dtype, memory_format=torch.channels_last)).float()
 
     return run
 
@@ -231,17 +233,25 @@ def quantised(model: AlexNet, images: Tensor) -> bytes:
     Convolutions and fully connected layers are computed so; normalizations are not.
     """
     try:
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     except ImportError:
         raise missing("onnxruntime") from None
+    parts = iter(images.contiguous().split(8))
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> Any:  # None at the end
+            part = next(parts, None)
+            return None if part is None else {IMAGES: part.numpy()}
+
     made = graph(model)
-    made.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")  # all shapes are known: no hint is needed
+    # otherwise it would hint at a program that finds out shapes and joins batch normalizations
+    made.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with TemporaryDirectory(prefix="alexnet-int8-") as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
             made,
             path,
-            _Reader(images),
+            Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Relu", "MaxPool", "Flatten", "Gemm"],
             per_channel=True,
@@ -251,17 +261,6 @@ def quantised(model: AlexNet, images: Tensor) -> bytes:
             reduce_range=not torch.cpu._is_vnni_supported(),
         )
         return path.read_bytes()
-
-
-class _Reader:
-    """Images (B, 3, side, side) as the quantizer asks for them: eight at a time, None at the end."""
-
-    def __init__(self, images: Tensor) -> None:
-        self._parts: Iterator[Tensor] = iter(images.contiguous().split(8))
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        part = next(self._parts, None)
-        return None if part is None else {IMAGES: part.numpy()}
 
 
 def some(samples: Samples, loaded: Loaded, *, count: int, threads: int, bad_images: BadImages) -> Tensor:
@@ -296,3 +295,23 @@ def own_calibration(loaded: Loaded) -> tuple[Tensor, str] | None:
         return None
     images = some(train, loaded, count=CALIBRATION, threads=torch.get_num_threads(), bad_images="skip")
     return images, f"{len(images)} pictures of its training"
+
+
+def backend_of(
+    loaded: Loaded,
+    name: str,
+    *,
+    precision: str,
+    device: torch.device,
+    pictures: Callable[[], Tensor],
+) -> Backend:
+    """`backend` for a run: int8 is calibrated on pictures of its training or, without them, on `pictures`."""
+
+    def calibration() -> tuple[Tensor, str]:
+        own = own_calibration(loaded)
+        if own is not None:
+            return own
+        given = pictures()
+        return given, f"{len(given)} of the pictures given"
+
+    return backend(loaded.model, name, precision=precision, device=device, pictures=pictures, calibration=calibration)

@@ -103,7 +103,7 @@ class AlexNet(nn.Module):
         self._check(images)
         x = images
         for index, row in enumerate(self.variant.layers):
-            x = self._layer(row, x, draw, index, inplace=True)
+            x = self.layer(row, x, draw, index, inplace=True)
         return x
 
     def trace(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -120,12 +120,12 @@ class AlexNet(nn.Module):
         for index, row in enumerate(self.variant.layers):
             if len(had) == len(set(asked.values())):
                 break
-            x = self._layer(row, x, None, index, inplace=False)
+            x = self.layer(row, x, None, index, inplace=False)
             if row.name in asked.values():
                 had[row.name] = x
         return {name: had[ours] for name, ours in asked.items()}
 
-    def _layer(self, row: Row, x: Tensor, draw: Draw | None, index: int, *, inplace: bool) -> Tensor:
+    def layer(self, row: Row, x: Tensor, draw: Draw | None, index: int, *, inplace: bool) -> Tensor:
         """What the `index`-th row makes of x. `inplace` lets a ReLU write over an x that no one else holds."""
         match row:
             case Conv():

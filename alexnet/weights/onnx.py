@@ -83,9 +83,7 @@ def _nodes(row: Row, x: str, shape: Shape, constants: dict[str, NDArray[np.float
             weights = [f"{row.name}.weight", f"{row.name}.bias"]
             pads = [row.pad.before] * 2 + [row.pad.after] * 2
             sides, strides = [row.kernel] * 2, [row.stride] * 2
-            return [
-                node("Conv", [x, *weights], kernel_shape=sides, strides=strides, pads=pads, group=row.groups)
-            ]
+            return [node("Conv", [x, *weights], kernel_shape=sides, strides=strides, pads=pads, group=row.groups)]
         case ReLU():
             return [node("Relu", [x])]
         case LRN():
