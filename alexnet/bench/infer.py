@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ..evaluation.backends import backend, precision_for
+from ..evaluation.backends import backend
 from ..network.build import AlexNet, build
 from ..network.cost import cost
 from ..network.variants import variant
@@ -37,7 +37,7 @@ def choices(precision: str, device: torch.device) -> list[tuple[str, str]]:
     if device.type == "cpu":
         for name in ("openvino", "onnxruntime"):
             if all(find_spec(library) for library in ("onnx", name)):
-                found += [(name, precision_for(name, "auto", device))]
+                found += [(name, precision if name == "openvino" else "fp32")]
                 found += [(name, "int8")] if find_spec("onnxruntime") else []
     return found
 
