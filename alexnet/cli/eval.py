@@ -75,8 +75,9 @@ def evaluate(
         bad_images=bad_images,
         seed=seed,
     )
+    asked = (backend, precision) != ("torch", "auto")
     for one in verdict.backends:
-        if one.agreement is not None:
+        if one.agreement is not None and (asked or one.refused):
             print(one, file=sys.stderr)
     result = verdict.to_json()
     console = console_for(json)

@@ -278,7 +278,7 @@ def some(samples: Samples, loaded: Loaded, *, count: int, threads: int, bad_imag
         bad_images=bad_images,
     )
     if not len(batch.rows):
-        raise DataError(f"none of {len(rows)} pictures looked at can be decoded; the first: {batch.bad[0][1]}")
+        raise DataError(f"none of {len(rows)} images looked at can be decoded; the first: {batch.bad[0][1]}")
     return test_views(batch.images, Normalise(loaded.preprocess, loaded.mean, torch.device("cpu")), views=1)
 
 

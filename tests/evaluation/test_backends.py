@@ -163,7 +163,7 @@ def test_some_of_the_pictures(run, pictures, tmp_path):
     assert len(some(samples, loaded, count=1000, threads=0, bad_images="error")) == len(samples)
     for path in folder.rglob("*.*"):
         path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="none of 7 pictures looked at"):
+    with pytest.raises(DataError, match="none of 7 images looked at"):
         some(open_source(folder), loaded, count=7, threads=0, bad_images="skip")
 
 
