@@ -11,7 +11,11 @@ from typing import Any
 import torch
 
 OURS = "alexnet"
-PACKAGES = {"step": ("tensorflow",), "data": ("webdataset",)}  # of peers that need more than we do, by bench
+PACKAGES = {
+    "step": ("tensorflow",),
+    "data": ("webdataset",),
+    "infer": ("onnx", "onnxruntime", "openvino"),
+}  # of peers that need more than we do, by bench
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Literal
 
 from ..errors import UsageError
 
-What = Literal["lrn", "step", "data", "startup", "scale"]
+What = Literal["lrn", "step", "data", "infer", "startup", "scale"]
 USED: dict[What, tuple[str, ...]] = {
-    "lrn": ("device",), "step": ("batch_size", "device", "precision", "kernels"), "data": ("precision",), "startup": (),
-    "scale": (),
+    "lrn": ("device",), "step": ("batch_size", "device", "precision", "kernels"), "data": ("precision",),
+    "infer": ("device", "precision"), "startup": (), "scale": (),
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def bench(
     alexnet bench data pictures --peers --repeats 7
 
     Parameters:
-        what: lrn, step, data, startup or scale
+        what: lrn, step, data, infer, startup or scale
         data: a folder of class folders, for data
         peers: measure what else is installed, in turn with ours
         repeats: of each, after one that is not counted
@@ -44,7 +44,7 @@ def bench(
     from rich.table import Table
 
     from ..bench import data as data_bench
-    from ..bench import lrn, machine, rows, scale, startup, step
+    from ..bench import infer, lrn, machine, rows, scale, startup, step
     from ..network.kernels import PLAIN
     from ..network.variants import variant
     from ..ranks import device_of, keep_memory, multiply_in, precision_of
@@ -79,6 +79,8 @@ def bench(
     elif what == "data":
         assert data is not None
         found = data_bench.rows(data, precision=precise, repeats=repeats, peers=peers)
+    elif what == "infer":
+        found = infer.rows(here, where, precision=precise, repeats=repeats, peers=peers)
     elif what == "startup":
         found = startup.rows(repeats=repeats, peers=peers)
     else:

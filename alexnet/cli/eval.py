@@ -1,6 +1,7 @@
 """`alexnet eval`."""
 
 import json as json_format
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ def evaluate(
     data: str | None = None,
     views: int = 1,
     batch_size: int = 64,
+    backend: str = "torch",
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
@@ -34,8 +36,9 @@ def evaluate(
         data: the pictures, named outright
         views: 1, 5 (corners, centre) or 10 (and mirrored)
         batch_size: views that go through at once
+        backend: torch, openvino or onnxruntime
         device: auto, cpu, cuda or mps
-        precision: auto, fp32, tf32 or bf16
+        precision: auto, fp32, tf32, bf16, or int8 (not with torch)
         workers: threads that decode
         seed: of an untrained variant's weights
         bad_images: error, or skip (counted as wrong)
@@ -47,7 +50,8 @@ def evaluate(
     from rich.table import Table
 
     from ..evaluation import judge, score
-    from ..ranks import device_of, keep_memory, multiply_in, precision_of
+    from ..evaluation.backends import device_for, precision_for
+    from ..ranks import keep_memory, multiply_in
     from ..weights.run import is_run
     from . import console_for
 
@@ -58,8 +62,8 @@ def evaluate(
     if min_top1 is not None and not 0.0 <= min_top1 <= 1.0:
         raise UsageError(f"--min-top1 {min_top1}: must be in 0..1")
     keep_memory()
-    where = device_of(device)
-    precise = precision_of(precision, where)
+    where = device_for(backend, device)
+    precise = precision_for(backend, precision, where)
     multiply_in(precise, where)
     verdict = judge.judge(
         runs,
@@ -67,11 +71,16 @@ def evaluate(
         views=views,
         batch_size=batch_size,
         device=where,
+        backend=backend,
         precision=precise,
         threads=workers,
         bad_images=bad_images,
         seed=seed,
     )
+    asked = (backend, precision) != ("torch", "auto")
+    for one in verdict.backends:
+        if one.agreement is not None and (asked or one.refused):
+            print(one, file=sys.stderr)
     result = verdict.to_json()
     console = console_for(json)
     of = {"held out": " held out of the training", "trained on": ", those it was TRAINED on", "others": ""}

@@ -25,7 +25,9 @@ def predict(
     k: Annotated[int, Parameter(name=["-k"])] = 5,
     views: int = 1,
     seed: int = 0,
+    backend: str = "torch",
     device: str = "auto",
+    precision: str = "fp32",
     json: bool = False,
     csv: bool = False,
 ) -> None:
@@ -40,13 +42,15 @@ def predict(
         k: classes shown
         views: 1, 5 or 10
         seed: of an untrained variant's weights
+        backend: torch, openvino or onnxruntime
         device: auto, cpu, cuda or mps
+        precision: auto, fp32, bf16, or int8 (not with torch)
         json: print one JSON document
         csv: print comma-separated values
     """
     from ..data.sources import open_images
     from ..evaluation import predict as predicting
-    from ..ranks import device_of
+    from ..evaluation.backends import device_for, precision_for
 
     for name in pictures:
         if name.startswith("-") and name != "-":
@@ -61,7 +65,9 @@ def predict(
         found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", sys.stdin.buffer.read())])
     else:
         found = contents(open_images(pictures))
-    predictor = predicting.load(run, device=str(device_of(device)), seed=seed)
+    where = device_for(backend, device)
+    precise = precision_for(backend, precision, where)
+    predictor = predicting.load(run, device=str(where), seed=seed, backend=backend, precision=precise)
     document: list[dict[str, Any]] = []
     count, bad = 0, list[BadImage]()
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
@@ -84,6 +90,8 @@ def predict(
                 print(f"  {p.label:<{wide}}  {100 * p.probability:5.1f} %  {bar}")
     if json:
         print(json_format.dumps(document))
+    if predictor.network is not None and predictor.network.agreement is not None:
+        print(predictor.network, file=sys.stderr)
     if count == 1 and bad:
         raise bad[0]
     if bad:

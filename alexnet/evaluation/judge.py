@@ -1,6 +1,7 @@
 """From runs and data as a user names them to a score."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..data.sources import open_data, open_held_out
 from ..errors import DataError, NumbersError, UsageError
 from ..network.kernels import unmeasured
 from ..weights.run import Loaded, open_run
+from .backends import CHECKED, Backend, backend_of, some
 from .score import Answers, Score, answer, average, score
 
 # what the judged pictures were to the training of the runs
@@ -27,10 +29,12 @@ class Verdict:
     models: list[str]
     classes: list[str]
     pictures: Pictures
+    backends: list[Backend]  # one a model
 
     def to_json(self) -> dict[str, Any]:
         """The document of `eval --json`."""
-        return {**self.score.to_json(), "models": self.models, "pictures": self.pictures}
+        return {**self.score.to_json(), "models": self.models, "pictures": self.pictures,
+                "backends": [one.to_json() for one in self.backends]}  # fmt: skip
 
     def per_class(self) -> list[dict[str, Any]]:
         """Count and accuracy of each class that occurs."""
@@ -81,6 +85,7 @@ def judge(
     views: int = 1,
     batch_size: int = 64,
     device: torch.device | None = None,
+    backend: str = "torch",
     precision: str = "fp32",
     threads: int = 2,
     bad_images: BadImages = "error",
@@ -102,7 +107,8 @@ def judge(
     given = own_samples(first) if data is None else open_held_out(data)
     pictures, judged_by = known(given, first)
     samples = judged_by.as_classes(first.classes, data or runs[0], partial=True)
-    said = []
+    said, backends = list[Answers](), list[Backend]()
+    where_computed = device or torch.device("cpu")
     for where in runs:
         loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes)
         if loaded is not first and loaded.data and first.data:
@@ -114,9 +120,10 @@ def judge(
                     f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
                 )
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
-        where_computed = device or torch.device("cpu")
-        loaded.model.to(where_computed).to(memory_format=torch.channels_last)
         loaded.model.kernels = unmeasured(where_computed)
+        pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
+        network = backend_of(loaded, backend, precision=precision, device=where_computed, pictures=pictures_of)
+        backends.append(network)
         answers = answer(
             loaded.model,
             samples,
@@ -125,9 +132,9 @@ def judge(
             views=views,
             batch_size=batch_size,
             device=device,
-            precision=precision,
             threads=threads,
             bad_images=bad_images,
+            network=network.run,
         )
         if not np.isfinite(answers.probabilities).all():
             raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")
@@ -135,4 +142,4 @@ def judge(
         ordered[:, order] = answers.probabilities
         said.append(Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views))
     together = average(said) if len(said) > 1 else said[0]
-    return Verdict(score(together), together, runs, list(first.classes.words), pictures)
+    return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends)

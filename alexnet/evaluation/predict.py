@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.augment import Normalise
+from ..data.augment import Normalise, test_views
 from ..data.decode import decoded_form, opened, stored_form
 from ..errors import BadImage
 from ..weights.run import Loaded, open_run
+from .backends import CHECKED, Backend, backend_of
 from .score import probabilities
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -31,12 +32,15 @@ class Prediction:
 class Predictor:
     """A network and all that its pictures need. `alexnet.load(RUN)` gives one."""
 
-    def __init__(self, loaded: Loaded, *, device: torch.device | None = None, precision: str = "fp32") -> None:
+    def __init__(
+        self, loaded: Loaded, *, device: torch.device | None = None, backend: str = "torch", precision: str = "fp32"
+    ) -> None:
         self.device = device or torch.device("cpu")
-        self.model = loaded.model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.network: Backend | None = None  # until there are pictures to compare it on
+        self._loaded = loaded
+        self._asked = backend, precision
         self.preprocess = loaded.preprocess
         self.classes = loaded.classes
-        self.precision = precision
         self._normalise = Normalise(loaded.preprocess, loaded.mean, self.device)
 
     def _pixels(self, picture: Picture, name: str = "bytes") -> NDArray[np.uint8]:
@@ -65,7 +69,13 @@ class Predictor:
     @torch.inference_mode()
     def _judge(self, stored: Sequence[NDArray[np.uint8]], views: int) -> NDArray[np.float32]:
         images = torch.from_numpy(np.stack(stored)).to(self.device)
-        p = probabilities(self.model, images, self._normalise, views=views, precision=self.precision)
+        if self.network is None:
+            name, precision = self._asked
+            self.network = backend_of(
+                self._loaded, name, precision=precision, device=self.device,
+                pictures=lambda: test_views(images[:CHECKED], self._normalise, views=1).cpu(),
+            )  # fmt: skip
+        p = probabilities(self.network.run, images, self._normalise, views=views)
         return p.cpu().numpy()
 
     def top(self, p: NDArray[np.float32], k: int) -> list[Prediction]:
@@ -100,9 +110,11 @@ class Predictor:
         yield from flush()
 
 
-def load(run: str | Path, *, device: str = "cpu", seed: int = 0) -> Predictor:
+def load(
+    run: str | Path, *, device: str = "cpu", seed: int = 0, backend: str = "torch", precision: str = "fp32"
+) -> Predictor:
     """What RUN names, ready to predict: a run folder, a checkpoint folder, `imagenet`, or a variant, untrained."""
-    return Predictor(open_run(run, seed=seed), device=torch.device(device))
+    return Predictor(open_run(run, seed=seed), device=torch.device(device), backend=backend, precision=precision)
 
 
 def to_json(path: str, predictions: Sequence[Prediction] | BadImage) -> dict[str, Any]:

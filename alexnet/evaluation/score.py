@@ -1,7 +1,7 @@
 """Scores: top-1 and top-5 with their intervals, over the paper's views, of one network or several averaged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from ..data.preprocess import Preprocess
 from ..data.samples import Samples
 from ..errors import BadImage, DataError, Stopped
 from ..network.build import AlexNet
+
+Network = Callable[[torch.Tensor], torch.Tensor]  # images (B, 3, side, side) -> logits (B, classes)
 
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 LEAST = 1e-38  # about float32's least normal number: a probability of 0 has a loss too
@@ -102,14 +104,9 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), 1.0 if correct == count else centre + half  # exactly: its last bit may differ
 
 
-def probabilities(
-    model: AlexNet, images: torch.Tensor, normalise: Normalise, *, views: int, precision: str
-) -> torch.Tensor:
+def probabilities(network: Network, images: torch.Tensor, normalise: Normalise, *, views: int) -> torch.Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, classes): the softmax averaged over the views (paper, section 4.1)."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # what autocast would make of it
-    x = test_views(images, normalise, views=views, dtype=dtype)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(x)
+    logits = network(test_views(images, normalise, views=views))
     return logits.float().softmax(1).view(images.shape[0], views, -1).mean(1)
 
 
@@ -126,9 +123,18 @@ def answer(
     precision: str = "fp32",
     threads: int = 2,
     bad_images: BadImages = "error",
+    network: Network | None = None,
 ) -> Answers:
-    """What `model` says of every sample, in the order of the table. Stopped where a signal asks for the end."""
+    """What `model` says of every sample, in the order of the table; `network` computes its logits in its place.
+
+    Stopped where a signal asks for the end.
+    """
     device = device or torch.device("cpu")
+
+    def own(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return model(x)
+
     normalise = Normalise(preprocess, mean, device)
     rows = np.arange(len(samples))
     per_batch = max(1, batch_size // views)
@@ -148,7 +154,7 @@ def answer(
             bad.update(batch.bad)
             if len(batch.rows):
                 images = batch.images.to(device, non_blocking=True)
-                p = probabilities(model, images, normalise, views=views, precision=precision)
+                p = probabilities(network or own, images, normalise, views=views)
                 out[batch.rows] = p.cpu().numpy()
     finally:
         model.train(training)

@@ -118,10 +118,10 @@ class AlexNet(nn.Module):
                 done = index + 1 + len(after)
             elif len(xs) > 1 and (isinstance(row, MaxPool | ReLU) or (isinstance(row, LRN) and row.towers == len(xs))):
                 alone = replace(row, towers=1) if isinstance(row, LRN) else row
-                xs = [self._layer(alone, x, draw, index, inplace=True) for x in xs]
+                xs = [self.layer(alone, x, draw, index, inplace=True) for x in xs]
             else:
                 x = torch.cat(xs, 1) if len(xs) > 1 else xs[0]
-                xs = [self._layer(row, x, draw, index, inplace=True)]
+                xs = [self.layer(row, x, draw, index, inplace=True)]
         return xs[0]
 
     def trace(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -138,12 +138,12 @@ class AlexNet(nn.Module):
         for index, row in enumerate(self.variant.layers):
             if len(had) == len(set(asked.values())):
                 break
-            x = self._layer(row, x, None, index, inplace=False)
+            x = self.layer(row, x, None, index, inplace=False)
             if row.name in asked.values():
                 had[row.name] = x
         return {name: had[ours] for name, ours in asked.items()}
 
-    def _layer(self, row: Row, x: Tensor, draw: Draw | None, index: int, *, inplace: bool) -> Tensor:
+    def layer(self, row: Row, x: Tensor, draw: Draw | None, index: int, *, inplace: bool) -> Tensor:
         """What the `index`-th row makes of x. `inplace` lets a ReLU write over an x that no one else holds."""
         match row:
             case Conv():

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 import torch
 
-from alexnet.bench import article, data, lrn, machine, rows, scale, startup, step
+from alexnet.bench import article, data, infer, lrn, machine, rows, scale, startup, step
 from alexnet.cli import main
 from alexnet.errors import AlexNetError, DataError
 from alexnet.network.build import build
@@ -232,3 +232,32 @@ def test_the_verb_prints_one_document(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "lrn", "--repeats", "1"])
     assert "LRN 2x8x5x5 fp32" in capsys.readouterr().out
+
+
+def test_several_calls_a_measurement(monkeypatch):
+    monkeypatch.setattr(rows, "once", lambda run: (run(), 6.0)[1])
+    (row,) = rows.timed("x", [rows.Contestant("a", lambda: None)], repeats=2, calls=3)
+    assert row.runs == (2.0, 2.0)
+
+
+def test_infer(monkeypatch):
+    monkeypatch.setattr(infer, "CALLS", {2: 1})
+    found = infer.rows(MACHINE, CPU, precision="bf16", repeats=1, peers=True)
+    assert {row.what for row in found} == {"inference, torchvision, batch 2"}
+    assert {row.who for row in found} == {
+        "alexnet", "alexnet, torch fp32", "alexnet, openvino bf16", "alexnet, openvino int8", "alexnet, onnxruntime fp32",
+        "alexnet, onnxruntime int8", "torchvision, torch's defaults", "torchvision, bf16 channels-last",
+        "ONNX Runtime, directly", "OpenVINO bf16, directly",
+    }  # fmt: skip
+    floors = {row.who: row.floor for row in found}
+    assert floors["alexnet"] == pytest.approx(2 * 714188480 / 2e9) and floors["alexnet, openvino int8"] is None
+    assert infer.choices("fp32", CPU)[:2] == [("torch", "fp32"), ("openvino", "fp32")]
+
+
+def test_peers_of_inference_compute_the_same():
+    model, x = infer.build("torchvision", 10, seed=0).eval(), torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = model(x)
+    content = infer.graph(model).SerializeToString()
+    for run in (infer.onnxruntime(content), infer.openvino(content, "fp32")):
+        assert torch.as_tensor(run(x)) == pytest.approx(expected, abs=1e-5 * float(expected.abs().max()))

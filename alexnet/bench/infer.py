@@ -1,0 +1,111 @@
+"""Inference of one image and of a batch: our backends; torchvision's AlexNet, and the runtimes called directly."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from ..evaluation.backends import backend
+from ..network.build import AlexNet, build
+from ..network.cost import cost
+from ..network.variants import variant
+from ..weights.onnx import IMAGES, graph
+from .rows import OURS, Contestant, Row, timed
+
+NAME = "torchvision"
+CALLS = {1: 50, 32: 4}  # batch -> calls of one measurement: some tenths of a second
+BYTES = {"fp32": 4, "bf16": 2}  # of a weight
+Run = Callable[[Tensor], object]
+
+
+def floor(machine: dict[str, Any], batch: int, precision: str) -> float | None:
+    """Seconds for the multiply-adds of a batch, or for reading each weight once, whichever is more; int8: no rate."""
+    if precision not in BYTES:
+        return None
+    costs = cost(variant(NAME), 1000)
+    sums = batch * costs.macs / machine["macs_per_second"][precision]
+    return max(sums, costs.parameters * BYTES[precision] / machine["bytes_per_second"])
+
+
+def choices(precision: str, device: torch.device) -> list[tuple[str, str]]:
+    """The backends that are installed and their precisions, the first that of torch."""
+    found = [("torch", precision)] + ([("torch", "fp32")] if precision != "fp32" else [])
+    if device.type == "cpu":
+        for name in ("openvino", "onnxruntime"):
+            if all(find_spec(library) for library in ("onnx", name)):
+                found += [(name, precision if name == "openvino" else "fp32")]
+                found += [(name, "int8")] if find_spec("onnxruntime") else []
+    return found
+
+
+def eager(device: torch.device) -> Run:
+    """torchvision's AlexNet by torch's defaults."""
+    return torch.inference_mode()(torchvision.models.alexnet(num_classes=1000).eval().to(device))
+
+
+def tuned(device: torch.device) -> Run:
+    """The same with its weights cast to bf16, channels-last."""
+    model = torchvision.models.alexnet(num_classes=1000).eval().to(device, torch.bfloat16)
+    model = model.to(memory_format=torch.channels_last)
+    return torch.inference_mode()(lambda x: model(x.to(torch.bfloat16, memory_format=torch.channels_last)).float())
+
+
+def onnxruntime(content: bytes) -> Run:
+    """ONNX Runtime with its defaults."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {IMAGES: x.numpy()})[0]
+
+
+def openvino(content: bytes, precision: str) -> Run:
+    """OpenVINO with its defaults in a precision."""
+    import openvino as ov
+
+    core = ov.Core()
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    compiled = core.compile_model(core.read_model(content, b""), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    return lambda x: compiled([x.numpy()])[0]
+
+
+def direct(model: AlexNet, device: torch.device, precision: str) -> dict[str, tuple[Run, str]]:
+    """The peers that are installed, each with the precision it computes in."""
+    found = {"torchvision, torch's defaults": (eager(device), "fp32")}
+    if precision == "bf16":
+        found["torchvision, bf16 channels-last"] = (tuned(device), "bf16")
+    if device.type == "cpu" and find_spec("onnx"):
+        content = graph(model).SerializeToString()
+        if find_spec("onnxruntime"):
+            found["ONNX Runtime, directly"] = (onnxruntime(content), "fp32")
+        if find_spec("openvino"):
+            found[f"OpenVINO {precision}, directly"] = (openvino(content, precision), precision)
+    return found
+
+
+def rows(machine: dict[str, Any], device: torch.device, *, precision: str, repeats: int, peers: bool) -> list[Row]:
+    """One image and 32: ours with each backend that is installed, then the peers."""
+    model = build(NAME, classes=1000, seed=0)
+    side = model.variant.side
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(16, 3, side, side, generator=generator)
+    runs: dict[str, tuple[Run, str]] = {}
+    for index, (name, computes) in enumerate(choices(precision, device)):
+        made = backend(model, name, precision=computes, device=device, pictures=lambda: seen,
+                       calibration=lambda: (seen, "noise"))  # fmt: skip
+        runs[OURS if index == 0 else f"{OURS}, {name} {computes}"] = (made.run, made.precision)
+    others = direct(deepcopy(model).cpu(), device, precision) if peers else {}
+    found: list[Row] = []
+    for batch, calls in CALLS.items():
+        flat = torch.randn(batch, 3, side, side, generator=generator).to(device)
+        lying = flat.contiguous(memory_format=torch.channels_last)  # as our views of pictures lie
+        contestants = [
+            Contestant(who, partial(run, x), floor(machine, batch, computes))
+            for x, group in ((lying, runs), (flat, others))
+            for who, (run, computes) in group.items()
+        ]
+        found += timed(f"inference, {NAME}, batch {batch}", contestants, repeats=repeats, calls=calls)
+    return found

@@ -1,0 +1,317 @@
+"""torch, OpenVINO and ONNX Runtime behind one function: float images to logits."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.augment import Normalise, test_views
+from ..data.loader import BadImages, Places, batches, stored
+from ..data.samples import Samples
+from ..data.sources import open_data
+from ..errors import AlexNetError, DataError, UsageError
+from ..network.build import AlexNet
+from ..network.packed import packed
+from ..ranks import device_of, precision_of
+from ..weights.onnx import IMAGES, LOGITS, graph
+from ..weights.run import Loaded
+from .score import Network
+
+BackendName = Literal["torch", "openvino", "onnxruntime"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+WITHIN = 0.02  # of the largest logit: farther from fp32 than this, bf16 is not used
+CHECKED = 32  # pictures that a backend is compared on
+CALIBRATION = 64  # pictures from which int8 has the ranges of its activations
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Logits beside those of torch in fp32, over `count` images: the share with the same first class, and how far."""
+
+    top1: float
+    largest_difference: float
+    largest_logit: float
+    count: int
+
+    @classmethod
+    def of(cls, logits: Tensor, reference: Tensor) -> "Agreement":
+        """From two of (B, classes)."""
+        same = (logits.argmax(1) == reference.argmax(1)).float().mean()
+        far, most = (logits - reference).abs().max(), reference.abs().max()
+        return cls(float(same), float(far), float(most), len(logits))
+
+    @property
+    def within(self) -> bool:
+        """Whether the largest difference is at most `WITHIN` of the largest logit."""
+        return self.largest_difference <= WITHIN * self.largest_logit
+
+
+@dataclass(frozen=True)
+class Backend:
+    """float (B, 3, side, side) on the device -> logits float32 (B, classes), as `name` computes them in `precision`.
+
+    `agreement`: that of what was asked for, None where that is the reference itself; `refused`: bf16, and too far off.
+    """
+
+    name: str
+    precision: str
+    run: Network
+    agreement: Agreement | None
+    refused: bool
+    calibrated: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `eval --json` says of it."""
+        return {
+            "backend": self.name,
+            "precision": self.precision,
+            "calibrated": self.calibrated,
+            "agreement": None if self.agreement is None else asdict(self.agreement),
+        }
+
+    def __str__(self) -> str:
+        a = self.agreement
+        if a is None:
+            return f"{self.name}, {self.precision}"
+        share = a.largest_difference / a.largest_logit if a.largest_logit else 0.0
+        return (
+            f"{self.name}, {'bf16' if self.refused else self.precision}: beside torch in fp32 the same first class for "
+            f"{round(a.top1 * a.count)} of {a.count} views, logits at most {a.largest_difference:.3g} apart "
+            f"({100 * share:.2g} % of the largest)"
+            + (f"; calibrated on {self.calibrated}" if self.calibrated else "")
+            + (f"; more than {100 * WITHIN:g} %, so fp32 is used" if self.refused else "")
+        )
+
+
+def device_for(backend: str, name: str) -> torch.device:
+    """What --device means for a backend: the others than torch compute on the processor."""
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend}: unknown; known are {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return device_of(name)
+    if name not in ("auto", "cpu"):
+        raise UsageError(f"--device {name}: the backend {backend} computes on the processor")
+    return torch.device("cpu")
+
+
+def precision_for(backend: str, name: str, device: torch.device) -> str:
+    """auto | fp32 | bf16 | int8 -> what the backend computes in; UsageError for what it has not."""
+    if name == "int8" and backend != "torch":
+        return name
+    if name == "int8":
+        raise UsageError("--precision int8: not with the backend torch; take --backend openvino or onnxruntime")
+    if backend == "onnxruntime" and name == "bf16":
+        raise UsageError("--precision bf16: the backend onnxruntime computes in fp32 or int8")
+    return "fp32" if backend == "onnxruntime" and name == "auto" else precision_of(name, device)
+
+
+def backend(
+    model: AlexNet,
+    name: str,
+    *,
+    precision: str,
+    device: torch.device,
+    pictures: Callable[[], Tensor],
+    calibration: Callable[[], tuple[Tensor, str]],
+) -> Backend:
+    """`model`, which is moved to the device, computed by the backend `name`.
+
+    `pictures`, float (B, 3, side, side), are what it is compared on with torch in fp32; bf16 that is not within
+    `WITHIN` is fp32. `calibration` gives int8 its pictures, and says which they are. UsageError: a library that is not
+    installed.
+    """
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    if name == "torch" and precision == "fp32":
+        return Backend(name, precision, _torch(model, device, precision), None, refused=False, calibrated=None)
+    calibrated = None
+    if precision == "int8":
+        images, calibrated = calibration()
+        run = _of_bytes(name, quantised(model, images), precision)
+    else:
+        run = _of(model, name, precision, device)
+    seen = pictures().to(device)
+    with torch.inference_mode():
+        reference = model(seen)
+    agreement = Agreement.of(run(seen), reference)
+    refused = precision == "bf16" and not agreement.within
+    if refused:
+        precision, run = "fp32", _of(model, name, "fp32", device)
+    return Backend(name, precision, run, agreement, refused, calibrated)
+
+
+def _of(model: AlexNet, name: str, precision: str, device: torch.device) -> Network:
+    if name == "torch":
+        return _torch(model, device, precision)
+    return _of_bytes(name, graph(model).SerializeToString(), precision)
+
+
+def _of_bytes(name: str, content: bytes, precision: str) -> Network:
+    return _openvino(content, precision) if name == "openvino" else _onnxruntime(content)
+
+
+def _torch(model: AlexNet, device: torch.device, precision: str) -> Network:
+    """On the processor with packed weights; elsewhere bf16 is the weights cast once, averages of batches excepted."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        net = packed(model, dtype)
+    elif dtype == torch.float32:
+        net = model
+    else:
+        net = deepcopy(model)
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.to(dtype)
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        return net(images.to(dtype, memory_format=torch.channels_last)).float()
+
+    return run
+
+
+def _openvino(content: bytes, precision: str) -> Network:
+    """An ONNX file's content, compiled for the processor. Pictures are taken as they lie: channels last."""
+    try:
+        import openvino as ov
+        from openvino.preprocess import PrePostProcessor
+    except ImportError:
+        raise missing("openvino") from None
+    core = ov.Core()
+    read = PrePostProcessor(core.read_model(content, b""))
+    read.input().tensor().set_layout(ov.Layout("NHWC"))
+    read.input().model().set_layout(ov.Layout("NCHW"))
+    hint = precision if precision != "int8" else precision_of("auto", torch.device("cpu"))  # of what int8 leaves alone
+    compiled = core.compile_model(
+        read.build(),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[hint],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
+    request = compiled.create_infer_request()
+
+    def run(images: Tensor) -> Tensor:
+        request.infer([np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())], share_inputs=True)
+        return torch.from_numpy(request.get_output_tensor().data.copy())
+
+    return run
+
+
+def _onnxruntime(content: bytes) -> Network:
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise missing("onnxruntime") from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        # laid out by numpy: torch's threads would go on waiting for more work, on the cores that are needed here
+        return torch.from_numpy(session.run([LOGITS], {IMAGES: np.ascontiguousarray(images.numpy())})[0])
+
+    return run
+
+
+def missing(library: str) -> UsageError:
+    """What to say where a backend's library is not there."""
+    return UsageError(f"{library} is not installed (pip install 'alexnet[backends]')")
+
+
+def quantised(model: AlexNet, images: Tensor) -> bytes:
+    """The network's ONNX file with int8 weights, a scale each output, and uint8 activations of the ranges of `images`.
+
+    Convolutions and fully connected layers are computed so; normalizations are not.
+    """
+    try:
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    except ImportError:
+        raise missing("onnxruntime") from None
+    parts = iter(images.contiguous().split(8))
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> Any:  # None at the end
+            part = next(parts, None)
+            return None if part is None else {IMAGES: part.numpy()}
+
+    made = graph(model)
+    # otherwise it would hint at a program that finds out shapes and joins batch normalizations
+    made.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with TemporaryDirectory(prefix="alexnet-int8-") as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            made,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Flatten", "Gemm"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # without these instructions sums of two products overflow 16 bits
+            reduce_range=not torch.cpu._is_vnni_supported(),
+        )
+        return path.read_bytes()
+
+
+def some(samples: Samples, loaded: Loaded, *, count: int, threads: int, bad_images: BadImages) -> Tensor:
+    """The centre views of up to `count` pictures, evenly from the whole table: float (B, 3, side, side).
+
+    DataError where none of them can be decoded.
+    """
+    rows = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64))
+    (batch,) = batches(
+        samples,
+        [Places(rows, rows)],
+        stored(samples, loaded.preprocess),
+        side=loaded.preprocess.stored,
+        threads=threads,
+        bad_images=bad_images,
+    )
+    if not len(batch.rows):
+        raise DataError(f"none of {len(rows)} images looked at can be decoded; the first: {batch.bad[0][1]}")
+    return test_views(batch.images, Normalise(loaded.preprocess, loaded.mean, torch.device("cpu")), views=1)
+
+
+def own_calibration(loaded: Loaded) -> tuple[Tensor, str] | None:
+    """Pictures that the run was trained on, and what they are; None where it has none, or they are not there."""
+    kept = loaded.data
+    if kept is None:
+        return None
+    try:
+        train = open_data(kept["source"], **kept["split"]).train
+    except AlexNetError:  # moved or gone
+        return None
+    if train.fingerprint() != kept["train_fingerprint"]:
+        return None
+    images = some(train, loaded, count=CALIBRATION, threads=torch.get_num_threads(), bad_images="skip")
+    return images, f"{len(images)} pictures of its training"
+
+
+def backend_of(
+    loaded: Loaded,
+    name: str,
+    *,
+    precision: str,
+    device: torch.device,
+    pictures: Callable[[], Tensor],
+) -> Backend:
+    """`backend` for a run: int8 is calibrated on pictures of its training or, without them, on `pictures`."""
+
+    def calibration() -> tuple[Tensor, str]:
+        own = own_calibration(loaded)
+        if own is not None:
+            return own
+        given = pictures()
+        return given, f"{len(given)} of the pictures given"
+
+    return backend(loaded.model, name, precision=precision, device=device, pictures=pictures, calibration=calibration)

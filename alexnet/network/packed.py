@@ -1,0 +1,79 @@
+"""A network at test on the processor: weights laid out once as oneDNN multiplies them, ReLUs within the layers before.
+
+One picture is mostly the reading of weights, and torch would lay them out anew at each call. The operators are those
+that torch's own compiler makes of a frozen network.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alexnet.network.build import AlexNet
+from alexnet.network.cost import Shape, out_shape
+from alexnet.network.variants import Conv, Linear, ReLU, Row
+
+Step = Callable[[Tensor], Tensor]
+
+
+@torch.inference_mode()
+def packed(model: AlexNet, dtype: torch.dtype) -> Step:
+    """(B, 3, side, side) of `dtype`, channels-last -> logits (B, classes): `model`, in eval mode, but for rounding.
+
+    Convolutions and fully connected layers have copies of its weights in `dtype`; what has neither is the model's own.
+    """
+    rows = model.variant.layers
+    steps: list[Step] = []
+    shape: Shape = (3, model.variant.side, model.variant.side)
+    joined = False  # whether this row is a ReLU that the step before has done
+    for index, row in enumerate(rows):
+        then = "relu" if index + 1 < len(rows) and isinstance(rows[index + 1], ReLU) else "none"
+        match row:
+            case Conv():
+                steps.append(_convolution(row, model, dtype, shape, then))
+            case Linear():
+                steps.append(_linear(row, model, dtype, then))
+            case _ if not joined:
+                steps.append(partial(_own, model, row, index))
+            case _:
+                pass
+        joined = isinstance(row, Conv | Linear) and then == "relu"
+        shape = out_shape(row, shape, model.classes)
+
+    def run(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return x
+
+    return run
+
+
+def _own(model: AlexNet, row: Row, index: int, x: Tensor) -> Tensor:
+    return model.layer(row, x, None, index, inplace=False)
+
+
+def _convolution(row: Conv, model: AlexNet, dtype: torch.dtype, shape: Shape, then: str) -> Step:
+    layer = model.get_submodule(row.name)
+    weight, bias = (layer.get_parameter(part).detach().to(dtype) for part in ("weight", "bias"))
+    before, after = row.pad.before, row.pad.after
+    own = [before] * 2 if before == after else [0, 0]
+    channels, *sides = shape
+    size = [1, channels, *(side if before == after else side + before + after for side in sides)]
+    strides, ones = [row.stride] * 2, [1, 1]
+    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, own, strides, ones, row.groups, size)
+
+    def run(x: Tensor) -> Tensor:
+        if before != after:
+            x = F.pad(x, (before, after) * 2)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, own, strides, ones, row.groups, then, [], "")
+
+    return run
+
+
+def _linear(row: Linear, model: AlexNet, dtype: torch.dtype, then: str) -> Step:
+    layer = model.get_submodule(row.name)
+    weight, bias = (layer.get_parameter(part).detach().to(dtype) for part in ("weight", "bias"))
+    weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x.flatten(1), weight, bias, then, [], "")
