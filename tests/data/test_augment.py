@@ -310,6 +310,27 @@ def test_the_accelerators_kernel_gives_the_bits_of_plain_torch():
     assert done.returncode == 0 and done.stdout == "equal\n", done.stderr
 
 
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("everything", [False, True])
+def test_the_accelerators_kernel_compiles_and_joins_no_operations(kind, everything):
+    """For a GPU that need not be here: the interpreter takes what the compiler refuses."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    from alexnet.data.augment_gpu import BLOCK, _kernel
+
+    pointers = {"images": "*u8", "out": f"*{kind}", "where": "*i32"} | dict.fromkeys(
+        ("light", "shift", "means", "gain", "constants"), "*fp32"
+    )
+    numbers = dict.fromkeys(("size", "side", "mean_side", "luma0", "luma1", "luma2"), "i32")
+    fixed = dict.fromkeys(("BGR", "LIGHT", "SHIFT", "IMAGE", "DIVIDED"), everything) | {"BLOCK": BLOCK}
+    signature = pointers | numbers | dict.fromkeys(fixed, "constexpr")
+    places = {(list(signature).index(name),): value for name, value in fixed.items()}
+    source = triton.compiler.ASTSource(_kernel, signature, places)
+    made = triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": False})
+    assert "fma" not in made.asm["ptx"] and ("div.rn.f32" in made.asm["ptx"]) == everything
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("record", "mean"), every_record())
