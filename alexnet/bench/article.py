@@ -1,17 +1,13 @@
 """The article's network by other programs: in torch's own modules, and in the TensorFlow of today."""
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
-from tempfile import TemporaryFile
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import AlexNetError
+from .turns import losses
 
 PROGRAM = "alexnet.bench.tensorflow"
 
@@ -51,23 +47,4 @@ def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object
 
 def tensorflow(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
     """Its step in TensorFlow, on as many pictures, by as many threads, in a process of its own that waits meanwhile."""
-    return partial(next, _losses(len(images)))
-
-
-def _losses(batch: int) -> Iterator[float]:
-    command = [sys.executable, "-m", PROGRAM, str(batch), str(torch.get_num_threads())]
-    with (
-        TemporaryFile() as noise,
-        subprocess.Popen(  # noqa: S603
-            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise
-        ) as child,
-    ):
-        assert child.stdin is not None and child.stdout is not None
-        while True:
-            with suppress(BrokenPipeError):  # then there is no answer either
-                child.stdin.write(b"\n")
-            answer = child.stdout.readline()
-            if not answer:
-                noise.seek(0)
-                raise AlexNetError(f"the step in TensorFlow failed: {noise.read().decode().strip()[-300:]}")
-            yield float(answer)
+    return partial(next, losses(PROGRAM, len(images)))

@@ -1,7 +1,6 @@
 """A training step on a batch that is already there, beside other programs' steps of the same network."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..training.optim import optimizer
 from ..training.recipes import recipe
 from ..weights.run import Run, preprocess_of
 from . import article
+from .eager import eager
 from .rows import OURS, Contestant, Row, missing, timed
 
 RECIPES = {"torchvision": "torchvision", "paper": "paper", "article": "article"}  # variant -> recipe
@@ -50,36 +50,8 @@ def ours(name: str, images: Tensor, labels: Tensor, precision: str, kernels: Ker
     return lambda: loop.step(job, x, labels, number=0, lr=1e-6)
 
 
-@contextmanager
-def as_torch_comes() -> Iterator[None]:
-    """cuDNN by torch's defaults: TF32 in convolutions, algorithms not tried."""
-    cudnn: Any = torch.backends.cudnn
-    kept = cudnn.conv.fp32_precision, cudnn.benchmark
-    cudnn.conv.fp32_precision, cudnn.benchmark = "tf32", False
-    try:
-        yield
-    finally:
-        cudnn.conv.fp32_precision, cudnn.benchmark = kept
-
-
-def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
-    """torchvision's AlexNet by the loop of its page: torch's defaults, so fp32 whatever the precision."""
-    model = torchvision.models.alexnet(num_classes=1000).to(images.device)
-    rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
-
-    def run() -> Tensor:
-        with as_torch_comes():
-            loss = F.cross_entropy(model(images), labels)
-            rule.zero_grad()
-            loss.backward()
-            rule.step()
-            return loss.detach()
-
-    return run
-
-
 def tuned(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
-    """The same with what torch offers: channels-last, a fused optimizer, bf16 where it is fast, compiled on a GPU."""
+    """torchvision's AlexNet with all that torch offers: channels-last, a fused optimizer, compiled on a GPU."""
     plain = torchvision.models.alexnet(num_classes=1000).to(images.device).to(memory_format=torch.channels_last)
     model: Any = torch.compile(plain) if images.device.type == "cuda" else plain
     rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 import torch
 
-from alexnet.bench import article, data, infer, lrn, machine, rows, scale, startup, step
+from alexnet.bench import article, data, eager, infer, lrn, machine, rows, scale, startup, step
 from alexnet.cli import main
 from alexnet.errors import AlexNetError, DataError
 from alexnet.network.build import build
@@ -85,7 +85,7 @@ def test_step(monkeypatch):
     first, rest = layers[0].macs, sum(layer.macs for layer in layers[1:])
     assert first > 0 and row.floor == pytest.approx(3 * (2 * first + 3 * rest) / 1e9)
     images, labels = torch.randn(2, 3, 224, 224), torch.tensor([3, 5])
-    for peer in (step.eager(images, labels, "fp32"), step.tuned(images, labels, "fp32")):
+    for peer in (eager.eager(images, labels, "fp32"), eager.step(images, labels), step.tuned(images, labels, "fp32")):
         assert 0 < peer() < 100
 
 
