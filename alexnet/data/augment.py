@@ -22,6 +22,7 @@ from .preprocess import Preprocess
 LUMA = (299, 587, 114)  # thousandths: the greyscale of ITU-R BT.601, as torchvision and Pillow weigh it
 CROP, COLOUR, LIGHT = 2, 3, 4  # purposes of draws; 1 is the crop of the full picture
 AT_A_TIME = 4  # pictures that plain torch works on together on a processor: more leave its cache
+FEW = 20  # crops that are made before the compiled kernel is loaded; the bits are the same
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def made(images: Tensor, cuts: Cuts, normalise: Normalise, dtype: torch.dtype) -
     s = normalise.side
     out = torch.empty((len(cuts), s, s, 3), dtype=dtype, device=images.device)
     images, compiled = images.contiguous(), dtype in (torch.float32, torch.bfloat16)
-    if compiled and images.device.type == "cpu" and has_numba():
+    if compiled and images.device.type == "cpu" and len(cuts) > FEW and has_numba():
         from . import augment_cpu
 
         augment_cpu.make(images, cuts, normalise, out)

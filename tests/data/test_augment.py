@@ -237,6 +237,21 @@ def all_views(record, mean, dtype) -> list[torch.Tensor]:
     return [*found, augment.test_views(noise(3), normalise, views=10, dtype=dtype)]
 
 
+@pytest.fixture(autouse=True)
+def _few(monkeypatch):
+    """The compiled kernel for any number of pictures: elsewhere a few are plain torch's."""
+    monkeypatch.setattr(augment, "FEW", 0)
+
+
+def test_a_few_pictures_load_no_compiler(monkeypatch):
+    record, mean = every_record()[0]
+    compiled = views(noise(3), np.arange(3), record, mean, FULL, eigenvalues=VALUES, eigenvectors=AXES)
+    monkeypatch.setattr(augment, "FEW", 3)
+    monkeypatch.setattr(augment, "has_numba", lambda: pytest.fail("asked for"))
+    few = views(noise(3), np.arange(3), record, mean, FULL, eigenvalues=VALUES, eigenvectors=AXES)
+    assert torch.equal(few, compiled)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("record", "mean"), every_record())
 def test_the_compiled_kernel_gives_the_bits_of_plain_torch(record, mean, dtype, monkeypatch):
