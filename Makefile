@@ -47,7 +47,7 @@ fix: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# takes the better part of an hour; DATA is a folder of class folders, for `alexnet bench data`
+# DATA is a folder of class folders, for `alexnet bench data`
 bench: $(VENV)/peers
 	$(BIN)/python bench/record.py $(DATA)
 

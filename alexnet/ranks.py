@@ -37,9 +37,14 @@ def precision_of(name: str, device: torch.device) -> str:
         return name
     if name != "auto":
         raise UsageError(f"--precision {name}: unknown; known are auto, fp32, tf32, bf16")
+    return "bf16" if fast_bf16(device) else "fp32"
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bf16."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def multiply_in(precision: str, device: torch.device) -> None:

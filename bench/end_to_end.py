@@ -5,7 +5,7 @@
 FLOWERS are pictures near the stored size, PHOTOS as they were taken: class folders, or train/ of them. A raw pack of
 FLOWERS is written into the temporary folder. Each repeat starts the decoding threads anew, takes two steps that are not
 counted, then counts `--steps`; the resident batch takes turns with the pictures. Then ten epochs of 256 of FLOWERS'
-pictures, and the memory after each.
+pictures, and the memory after each (Linux).
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 
 from alexnet.bench import machine
+from alexnet.bench.memory import resident
 from alexnet.bench.rows import Row, document
 from alexnet.data.augment import Normalise
 from alexnet.data.loader import Batch, batches
@@ -82,11 +83,6 @@ def seconds(job: loop.Job, made: Callable[[], Iterator[Batch]], steps: int) -> f
     return passed / steps
 
 
-def resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("flowers", type=Path)
@@ -125,7 +121,7 @@ def main() -> None:
         stream, memory = coming(job), []
         for _ in range(10):
             taken(job, stream, job.epoch_steps)
-            memory.append(resident_bytes())
+            memory.append(resident("VmRSS"))
         stream.close()
     result = {"machine": machine.describe(CPU), "rows": document(rows), "resident_bytes": memory}
     if asked.json:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .eager import as_torch_comes
 from .turns import losses
 
 PROGRAM = "alexnet.bench.tensorflow"
@@ -35,12 +36,13 @@ def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object
     model = network().to(images.device)
     rule = torch.optim.Adam(model.parameters(), lr=1e-6)
 
-    def run() -> float:
-        loss = F.cross_entropy(model(images), labels)
-        rule.zero_grad()
-        loss.backward()
-        rule.step()
-        return float(loss.detach())
+    def run() -> Tensor:
+        with as_torch_comes():
+            loss = F.cross_entropy(model(images), labels)
+            rule.zero_grad()
+            loss.backward()
+            rule.step()
+            return loss.detach()
 
     return run
 

@@ -15,6 +15,7 @@ from ..network.build import AlexNet, build
 from ..network.cost import cost
 from ..network.variants import variant
 from ..weights.onnx import IMAGES, graph
+from .eager import as_torch_comes
 from .rows import OURS, Contestant, Row, timed
 
 NAME = "torchvision"
@@ -45,7 +46,7 @@ def choices(precision: str, device: torch.device) -> list[tuple[str, str]]:
 
 def eager(device: torch.device) -> Run:
     """torchvision's AlexNet by torch's defaults."""
-    return torch.inference_mode()(torchvision.models.alexnet(num_classes=1000).eval().to(device))
+    return torch.inference_mode()(as_torch_comes()(torchvision.models.alexnet(num_classes=1000).eval().to(device)))
 
 
 def tuned(device: torch.device) -> Run:
@@ -95,9 +96,9 @@ def rows(machine: dict[str, Any], device: torch.device, *, precision: str, repea
     seen = torch.randn(16, 3, side, side, generator=generator)
     runs: dict[str, tuple[Run, str]] = {}
     for index, (name, computes) in enumerate(choices(precision, device)):
-        made = backend(model, name, precision=computes, device=device, pictures=lambda: seen,
-                       calibration=lambda: (seen, "noise"))  # fmt: skip
-        runs[OURS if index == 0 else f"{OURS}, {name} {computes}"] = (made.run, made.precision)
+        by, logits = backend(model, name, precision=computes, device=device, pictures=lambda: seen,
+                             calibration=lambda: (seen, "noise"))  # fmt: skip
+        runs[OURS if index == 0 else f"{OURS}, {name} {computes}"] = (logits, by.precision)
     others = direct(deepcopy(model).cpu(), device, precision) if peers else {}
     found: list[Row] = []
     for batch, calls in CALLS.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..ranks import multiply_in, processor
+from ..ranks import fast_bf16, multiply_in, processor
 from .rows import once
 
 SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # of the square matrices; of the copies, in rows of 8192 values
@@ -45,10 +45,3 @@ def bytes_per_second(device: torch.device) -> float:
     out = torch.empty_like(values)
     out.copy_(values)  # its pages are there
     return 2 * values.nbytes / min(once(lambda: out.copy_(values)) for _ in range(TRIES))
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bf16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -44,7 +44,7 @@ def predict(
         seed: of an untrained variant's weights
         backend: torch, openvino or onnxruntime
         device: auto, cpu, cuda or mps
-        precision: auto, fp32, bf16, or int8 (not with torch)
+        precision: auto, fp32, tf32, bf16, or int8 (not with torch)
         json: print one JSON document
         csv: print comma-separated values
     """
@@ -90,8 +90,8 @@ def predict(
                 print(f"  {p.label:<{wide}}  {100 * p.probability:5.1f} %  {bar}")
     if json:
         print(json_format.dumps(document))
-    if predictor.network is not None and predictor.network.agreement is not None:
-        print(predictor.network, file=sys.stderr)
+    if predictor.backend is not None and predictor.backend.agreement is not None:
+        print(predictor.backend, file=sys.stderr)
     if count == 1 and bad:
         raise bad[0]
     if bad:

@@ -5,7 +5,8 @@ A batch goes in as uint8 (B, S, S, 3) RGB and comes out as float (B, 3, s, s) in
 
 What is done to each picture is drawn first, as a few numbers a picture (`Cuts`), and then applied, by one of three:
 plain torch, which is the definition and stands here; a kernel compiled for the processor (`augment_cpu.py`), where
-numba is installed; one for the accelerator (`augment_gpu.py`), where Triton is. They give the bits of plain torch.
+numba is installed; one for the accelerator (`augment_gpu.py`), where Triton is. On the processor both give
+the same bits.
 """
 
 from dataclasses import dataclass

@@ -18,8 +18,8 @@ from ..data.sources import open_data
 from ..errors import AlexNetError, DataError, UsageError
 from ..network.build import AlexNet
 from ..network.packed import packed
-from ..ranks import device_of, precision_of
-from ..weights.onnx import IMAGES, LOGITS, graph
+from ..ranks import device_of, multiply_in, precision_of
+from ..weights.onnx import IMAGES, LOGITS, graph, missing
 from ..weights.run import Loaded
 from .score import Network
 
@@ -54,14 +54,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Backend:
-    """float (B, 3, side, side) on the device -> logits float32 (B, classes), as `name` computes them in `precision`.
+    """What computes logits, and in which precision.
 
     `agreement`: that of what was asked for, None where that is the reference itself; `refused`: bf16, and too far off.
     """
 
     name: str
     precision: str
-    run: Network
     agreement: Agreement | None
     refused: bool
     calibrated: str | None
@@ -71,6 +70,7 @@ class Backend:
         return {
             "backend": self.name,
             "precision": self.precision,
+            "refused": self.refused,
             "calibrated": self.calibrated,
             "agreement": None if self.agreement is None else asdict(self.agreement),
         }
@@ -119,8 +119,8 @@ def backend(
     device: torch.device,
     pictures: Callable[[], Tensor],
     calibration: Callable[[], tuple[Tensor, str]],
-) -> Backend:
-    """`model`, which is moved to the device, computed by the backend `name`.
+) -> tuple[Backend, Network]:
+    """`model`, which is moved to the device, computed by `name`: float (B, 3, side, side) there -> logits (B, classes).
 
     `pictures`, float (B, 3, side, side), are what it is compared on with torch in fp32; bf16 that is not within
     `WITHIN` is fp32. `calibration` gives int8 its pictures, and says which they are. UsageError: a library that is not
@@ -128,7 +128,7 @@ def backend(
     """
     model = model.to(device).to(memory_format=torch.channels_last).eval()
     if name == "torch" and precision == "fp32":
-        return Backend(name, precision, _torch(model, device, precision), None, refused=False, calibrated=None)
+        return Backend(name, precision, None, refused=False, calibrated=None), _torch(model, device, precision)
     calibrated = None
     if precision == "int8":
         images, calibrated = calibration()
@@ -136,13 +136,15 @@ def backend(
     else:
         run = _of(model, name, precision, device)
     seen = pictures().to(device)
+    multiply_in("fp32", device)  # the reference is, whatever is asked for
     with torch.inference_mode():
         reference = model(seen)
+    multiply_in(precision, device)
     agreement = Agreement.of(run(seen), reference)
     refused = precision == "bf16" and not agreement.within
     if refused:
         precision, run = "fp32", _of(model, name, "fp32", device)
-    return Backend(name, precision, run, agreement, refused, calibrated)
+    return Backend(name, precision, agreement, refused, calibrated), run
 
 
 def _of(model: AlexNet, name: str, precision: str, device: torch.device) -> Network:
@@ -222,11 +224,6 @@ def _onnxruntime(content: bytes) -> Network:
     return run
 
 
-def missing(library: str) -> UsageError:
-    """What to say where a backend's library is not there."""
-    return UsageError(f"{library} is not installed (pip install 'alexnet[backends]')")
-
-
 def quantised(model: AlexNet, images: Tensor) -> bytes:
     """The network's ONNX file with int8 weights, a scale each output, and uint8 activations of the ranges of `images`.
 
@@ -304,7 +301,7 @@ def backend_of(
     precision: str,
     device: torch.device,
     pictures: Callable[[], Tensor],
-) -> Backend:
+) -> tuple[Backend, Network]:
     """`backend` for a run: int8 is calibrated on pictures of its training or, without them, on `pictures`."""
 
     def calibration() -> tuple[Tensor, str]:

@@ -122,8 +122,8 @@ def judge(
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
         loaded.model.kernels = unmeasured(where_computed)
         pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
-        network = backend_of(loaded, backend, precision=precision, device=where_computed, pictures=pictures_of)
-        backends.append(network)
+        by, logits = backend_of(loaded, backend, precision=precision, device=where_computed, pictures=pictures_of)
+        backends.append(by)
         answers = answer(
             loaded.model,
             samples,
@@ -134,7 +134,7 @@ def judge(
             device=device,
             threads=threads,
             bad_images=bad_images,
-            network=network.run,
+            network=logits,
         )
         if not np.isfinite(answers.probabilities).all():
             raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")

@@ -13,9 +13,10 @@ from PIL import Image
 from ..data.augment import Normalise, test_views
 from ..data.decode import decoded_form, opened, stored_form
 from ..errors import BadImage
+from ..ranks import multiply_in
 from ..weights.run import Loaded, open_run
 from .backends import CHECKED, Backend, backend_of
-from .score import probabilities
+from .score import Network, probabilities
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
@@ -36,7 +37,9 @@ class Predictor:
         self, loaded: Loaded, *, device: torch.device | None = None, backend: str = "torch", precision: str = "fp32"
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.network: Backend | None = None  # until there are pictures to compare it on
+        multiply_in(precision, self.device)
+        self.backend: Backend | None = None  # until there are pictures to compare it on
+        self._logits: Network | None = None
         self._loaded = loaded
         self._asked = backend, precision
         self.preprocess = loaded.preprocess
@@ -69,13 +72,13 @@ class Predictor:
     @torch.inference_mode()
     def _judge(self, stored: Sequence[NDArray[np.uint8]], views: int) -> NDArray[np.float32]:
         images = torch.from_numpy(np.stack(stored)).to(self.device)
-        if self.network is None:
+        if self._logits is None:
             name, precision = self._asked
-            self.network = backend_of(
+            self.backend, self._logits = backend_of(
                 self._loaded, name, precision=precision, device=self.device,
                 pictures=lambda: test_views(images[:CHECKED], self._normalise, views=1).cpu(),
             )  # fmt: skip
-        p = probabilities(self.network.run, images, self._normalise, views=views)
+        p = probabilities(self._logits, images, self._normalise, views=views)
         return p.cpu().numpy()
 
     def top(self, p: NDArray[np.float32], k: int) -> list[Prediction]:

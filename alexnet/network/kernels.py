@@ -4,7 +4,6 @@
 size and precision, each the way training uses it, forward and backward.
 """
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet.errors import UsageError
+from alexnet.network.capture import WARM, captured
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import lrn, within_map
 from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
@@ -35,7 +35,7 @@ DEVICES = {
     ("step", "graph"): "cuda",
 }
 REPEATS = 3  # of each alternative, in turn
-MOST_IMAGES = {"cpu": 32, "cuda": 512}  # measured: what is faster for these is faster for more
+MOST_IMAGES = {"cpu": 32, "cuda": 512}  # what is faster for so many is taken to be so for more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +62,8 @@ class Kernels:
         made = cls(**value)
         if made.lrn == "numba" and not has_numba():
             raise UsageError(f"{where}: kernels: lrn numba: numba is not installed here (pip install 'alexnet[fast]')")
+        if "triton" in (made.lrn, made.maps) and not has_triton():
+            raise UsageError(f"{where}: kernels: triton: Triton is not installed here (pip install triton)")
         return made
 
     def check(self, device: torch.device, where: str) -> None:
@@ -200,7 +202,7 @@ def fastest(
     made, measured = PLAIN, dict[str, dict[str, float]]()
     for choice in CHOICES:
         alternatives = _here(choice, device)
-        if choice == "step":  # a graph is never slower
+        if choice == "step":  # not measured: a graph is the same kernels without their launches
             made = replace(made, step=alternatives[-1])
         if choice == "step" or len(alternatives) == 1:
             continue
@@ -211,7 +213,7 @@ def fastest(
             continue
         runs = launched
         if device.type == "cuda":
-            runs = {one: [_captured(layer) for layer in layers] for one, layers in launched.items()}
+            runs = {one: [_graph_of(layer) for layer in layers] for one, layers in launched.items()}
         seconds: dict[str, list[float]] = {one: [] for one in alternatives}
         for repeat in range(REPEATS + 1):
             for one, layers in runs.items():
@@ -223,13 +225,12 @@ def fastest(
     return made, measured
 
 
-def _captured(run: Callable[[], object]) -> Callable[[], object]:
+def _graph_of(run: Callable[[], object]) -> Callable[[], object]:
     """`run` as a CUDA graph, as a step is one: of a layer alone, the launches would take longer than the work."""
-    for _ in range(REPEATS):  # compiled, algorithms chosen
+    for _ in range(WARM):
         run()
-    gc.collect()  # nothing is given back during the capture
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured(graph):
         run()
     return graph.replay
 

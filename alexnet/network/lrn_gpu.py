@@ -130,7 +130,7 @@ def _launches(
     margin = 0 if wide <= WIDEST else -(-2 * (size // 2) // ALIGNED) * ALIGNED  # a term's own window lies in the tile
     wide = min(wide, max(WIDEST, triton.next_power_of_2(4 * margin)))
     grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(run, wide - 2 * margin), towers // len(ys))
-    for part in range(len(ys) if x.numel() else 0):
+    for part in range(len(ys)):
         y_row = channels // len(ys)
         yield grid, {
             "pixels": pixels, "run": run, "x_row": channels, "x_first": part * y_row, "y_row": y_row, "k": k, "a": a,
@@ -138,14 +138,16 @@ def _launches(
         }  # fmt: skip
 
 
-def _last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already."""
+def last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already. ValueError for float64."""
+    if x.dtype == torch.float64:
+        raise ValueError("the kernels for a GPU compute in float32, not in float64")
     return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
 
 
-def _map(x: Tensor, *shape: int) -> Tensor:
+def empty_map(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """A channels-last map (B, C, H, W) to be filled: no view, or no one could write over it later."""
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("alexnet::bias_relu_lrn", mutates_args=())
@@ -156,12 +158,12 @@ def bias_relu_lrn(
 
     Each is channels-last; `parts` is 1 or divides `towers`.
     """
-    values = _last(x)
+    values = last(x)
     B, C, H, W = x.shape
-    ys = [_map(x, B, C // parts, H, W) for _ in range(parts)]
+    ys = [empty_map(x, B, C // parts, H, W) for _ in range(parts)]
     form = {"size": size, "k": k, "a": a, "beta": beta, "towers": towers}
     for y, (grid, rest) in zip(ys, _launches(values, ys, **form), strict=True):
-        _forward[grid](values, bias, _last(y), RECTIFIED=True, **rest)
+        _forward[grid](values, bias, last(y), RECTIFIED=True, **rest)
     return ys
 
 
@@ -169,7 +171,7 @@ def bias_relu_lrn(
 def _slopes(
     x: Tensor, bias: Tensor, gs: list[Tensor], size: int, k: float, a: float, beta: float, towers: int
 ) -> tuple[Tensor, Tensor]:
-    values, slopes = _last(x), [_last(g) for g in gs]
+    values, slopes = last(x), [last(g) for g in gs]
     dx = torch.empty_like(values)
     tiles = triton.cdiv(values.numel() // values.shape[-1], PIXELS)
     sums = torch.empty(tiles, values.shape[-1], dtype=torch.float32, device=x.device)
@@ -182,7 +184,7 @@ def _slopes(
 @bias_relu_lrn.register_fake
 def _(x: Tensor, bias: Tensor, size: int, k: float, a: float, beta: float, towers: int, parts: int) -> list[Tensor]:
     B, C, H, W = x.shape
-    return [_map(x, B, C // parts, H, W) for _ in range(parts)]
+    return [empty_map(x, B, C // parts, H, W) for _ in range(parts)]
 
 
 @_slopes.register_fake

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .lrn_gpu import empty_map, last
+
 RELU, POOL = (2048, 128), (1024, 32)  # values of a tile, and how many channels it has at most
 ROUNDS = 16  # tiles one after another whose biases' gradients a program adds up
 
@@ -90,18 +92,6 @@ def _max_pool_backward(
     tl.store(dx_at + at, total.to(dx_at.dtype.element_ty), there)
 
 
-def _last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already. ValueError for float64."""
-    if x.dtype == torch.float64:
-        raise ValueError("the kernels for a GPU compute in float32, not in float64")
-    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-
-
-def _map(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """A channels-last map (B, C, H, W) to be filled: no view, or no one could write over it later."""
-    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
 def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[tuple[int, int], dict[str, int]]:
     """How many tiles the values (B, H, W, C) take, by pixels and by channels; and the tile's pixels and channels."""
     values, most = tile
@@ -112,42 +102,42 @@ def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[tuple[int, int], dict[str,
 @torch.library.custom_op("alexnet::bias_relu", mutates_args=())
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
     """max(x + bias, 0), x (B, C, H, W) and bias (C,) -> (B, C, H, W) channels-last; the sum is float32."""
-    values, y = _last(x), _map(x, *x.shape)
+    values, y = last(x), empty_map(x, *x.shape)
     pixels = values.numel() // values.shape[-1]
     grid, tile = _tiles(values, RELU)
-    _bias_relu[grid](values, bias, _last(y), pixels, values.shape[-1], **tile)
+    _bias_relu[grid](values, bias, last(y), pixels, values.shape[-1], **tile)
     return y
 
 
 @torch.library.custom_op("alexnet::bias_relu_backward", mutates_args=())
 def _bias_relu_slopes(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    values, slopes = _last(y), _last(g)
-    dx = _map(y, *y.shape)
+    values, slopes = last(y), last(g)
+    dx = empty_map(y, *y.shape)
     channels, ((rows, columns), tile) = values.shape[-1], _tiles(values, RELU)
     programs = triton.cdiv(rows, ROUNDS)
     sums = torch.empty(programs, channels, dtype=torch.float32, device=y.device)
     _bias_relu_backward[(programs, columns)](
-        values, slopes, _last(dx), sums, values.numel() // channels, channels, ROUNDS=ROUNDS, **tile
+        values, slopes, last(dx), sums, values.numel() // channels, channels, ROUNDS=ROUNDS, **tile
     )
     return dx, sums.sum(0)
 
 
 @torch.library.custom_op("alexnet::max_pool", mutates_args=())
 def _max_pool_with_places(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    values = _last(x)
+    values = last(x)
     B, H, W, C = values.shape
-    y, which = _map(x, B, C, height, width), _map(x, B, C, height, width, dtype=torch.uint8)
-    grid, tile = _tiles(_last(y), POOL)
+    y, which = empty_map(x, B, C, height, width), empty_map(x, B, C, height, width, dtype=torch.uint8)
+    grid, tile = _tiles(last(y), POOL)
     _max_pool[grid](values, y, which, B * height * width, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
     return y, which
 
 
 @torch.library.custom_op("alexnet::max_pool_backward", mutates_args=())
 def _max_pool_slopes(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
-    slopes, places = _last(g), _last(which)
+    slopes, places = last(g), last(which)
     B, height, width, C = slopes.shape
-    dx = _map(g, B, C, H, W)
-    grid, tile = _tiles(_last(dx), POOL)
+    dx = empty_map(g, B, C, H, W)
+    grid, tile = _tiles(last(dx), POOL)
     _max_pool_backward[grid](slopes, places, dx, B * H * W, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
     return dx
 
@@ -165,12 +155,12 @@ def _(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 @_max_pool_with_places.register_fake
 def _(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     B, C = x.shape[:2]
-    return _map(x, B, C, height, width), _map(x, B, C, height, width, dtype=torch.uint8)
+    return empty_map(x, B, C, height, width), empty_map(x, B, C, height, width, dtype=torch.uint8)
 
 
 @_max_pool_slopes.register_fake
 def _(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
-    return _map(g, g.shape[0], g.shape[1], H, W)
+    return empty_map(g, g.shape[0], g.shape[1], H, W)
 
 
 def _keep_y(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -32,9 +32,10 @@ from ..data.stats import measure
 from ..errors import BadImage, DataError, Stopped, UsageError
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
+from ..network.capture import WARM
 from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, has_numba, multiply_in, precision_of, processor
+from ..ranks import cores, device_of, has_numba, has_triton, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
@@ -47,7 +48,7 @@ FEW = 50  # pictures a class below which fine-tuning does better
 UNEVEN = 3.0  # largest class / smallest class that is worth a word
 KEPT_BACK = 0.03  # of --max-time
 LAST_RESORT = 1.5  # times --max-time, when the clock itself stops the run
-WARM_STEPS, MEASURED_STEPS, MEASURED_SECONDS = 2, 5, 3.0  # the first are not counted; both of the others, at least
+MEASURED_STEPS, MEASURED_SECONDS = 5, 3.0  # both, at least, after a few that are not counted
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def environment(device: torch.device, threads: int, kernels: Kernels) -> dict[st
         "threads": torch.get_num_threads(),
         "workers": threads,
         "numba": version("numba") if has_numba() else None,
+        "triton": version("triton") if has_triton() else None,
         "kernels": kernels.to_json(),
         "command": sys.argv,
     }
@@ -379,6 +381,8 @@ def kernels_for(model: Variant, *, batch: int, precision: str, device: torch.dev
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
         "numba": version("numba") if has_numba() else None,
+        "triton": version("triton") if has_triton() else None,
+        "device": device.type,
         "variant": model.name,
         "batch": batch,
         "precision": precision,
@@ -388,7 +392,9 @@ def kernels_for(model: Variant, *, batch: int, precision: str, device: torch.dev
     if path.exists():
         try:
             kept = files.read_json(path)
-            return Kernels.of(kept.get("kernels") if isinstance(kept, dict) else None, str(path))
+            chosen = Kernels.of(kept.get("kernels") if isinstance(kept, dict) else None, str(path))
+            chosen.check(device, str(path))
+            return chosen
         except (DataError, UsageError):  # damaged: measured again
             path.unlink()
     begin = time.monotonic()
@@ -453,7 +459,8 @@ def measured_pace(job: Job) -> Pace:
     on_order = loop.order(job, 0, sys.maxsize)
     made = batches(job.train, on_order, prepare_image, side=side, threads=job.threads, bad_images="skip")
     took: list[float] = []
-    while len(took) < WARM_STEPS + MEASURED_STEPS or sum(took[WARM_STEPS:]) < MEASURED_SECONDS:
+    first = WARM + 1 if job.model.kernels.step == "graph" else 2  # the capture is one of them
+    while len(took) < first + MEASURED_STEPS or sum(took[first:]) < MEASURED_SECONDS:
         begin = time.monotonic()
         batch = next(made)
         if len(batch.labels):  # all of them may be bad pictures
@@ -465,7 +472,7 @@ def measured_pace(job: Job) -> Pace:
             made.close()
             raise Stopped(f"{job.run.folder}: stopped in the warm-up, before the first step; run it again to begin")
     made.close()
-    step = float(np.mean(took[WARM_STEPS:]))
+    step = float(np.mean(took[first:]))
     validation = 0.0
     if job.val is not None:
         some = job.val.take(np.arange(min(len(job.val), 2 * job.recipe.batch_size)))

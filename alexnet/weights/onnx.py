@@ -29,6 +29,11 @@ IMAGES, LOGITS = "images", "logits"  # the graph's input and output
 OPSET, IR = 17, 8  # of 2022: every runtime in use reads them
 
 
+def missing(library: str) -> UsageError:
+    """What to say where a library that reads such files is not there."""
+    return UsageError(f"{library} is not installed (pip install 'alexnet[backends]')")
+
+
 def graph(model: AlexNet) -> "ModelProto":
     """The network at test: `images` float32 (B, 3, side, side), any B -> `logits` float32 (B, classes).
 
@@ -37,7 +42,7 @@ def graph(model: AlexNet) -> "ModelProto":
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
-        raise UsageError("onnx is not installed (pip install 'alexnet[backends]')") from None
+        raise missing("onnx") from None
     side = model.variant.side
     nodes: list[NodeProto] = []
     constants: dict[str, NDArray[np.float32]] = {

@@ -61,7 +61,7 @@ def images(name: str, count: int) -> torch.Tensor:
 @pytest.mark.parametrize(("who", "precision"), TOLERANCES)
 def test_a_backend_computes_the_network(name, who, precision):
     net, seen = build(name, 10, seed=1), images(name, 16)
-    made = backend(
+    made, logits = backend(
         net, who, precision=precision, device=CPU, pictures=lambda: seen, calibration=lambda: (seen, "noise")
     )
     assert (made.name, made.precision, made.refused) == (who, precision, False)
@@ -70,7 +70,7 @@ def test_a_backend_computes_the_network(name, who, precision):
     for count in (5, 1):
         given = images(name, count)
         for x in (given, given.contiguous(memory_format=torch.channels_last)):
-            logits = made.run(x)
+            logits = logits(x)
             with torch.inference_mode():
                 expected = net(x)
             assert logits.dtype == torch.float32 and logits.shape == (count, 10)
@@ -102,12 +102,14 @@ def test_bf16_that_is_too_far_off_is_fp32_and_says_so(monkeypatch):
     monkeypatch.setattr(backends, "WITHIN", 1e-6)
     net, seen = build("tiny", 10, seed=1), images("tiny", 4)
     for who in ("torch", "openvino"):
-        made = backend(net, who, precision="bf16", device=CPU, pictures=lambda: seen, calibration=lambda: (seen, ""))
+        made, logits = backend(
+            net, who, precision="bf16", device=CPU, pictures=lambda: seen, calibration=lambda: (seen, "")
+        )
         assert made.refused and made.precision == "fp32" and "so fp32 is used" in str(made)
         assert made.agreement is not None and made.agreement.largest_difference > 1e-6 * made.agreement.largest_logit
         with torch.inference_mode():
             expected = net(seen)
-        assert float((made.run(seen) - expected).abs().max() / expected.abs().max()) < 1e-5
+        assert float((logits(seen) - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def test_what_is_refused(monkeypatch):
@@ -173,7 +175,7 @@ def test_predictions_by_each_backend(run, pictures, who, precision):
     reference = {p.index: p.probability for p in alexnet.load(run).predict(path)}
     predictor = load(run, backend=who, precision=precision)
     found = {p.index: p.probability for p in predictor.predict(path)}
-    assert predictor.network is not None and predictor.network.precision == precision
+    assert predictor.backend is not None and predictor.backend.precision == precision
     assert max(abs(found[i] - reference[i]) for i in found) < (0.2 if precision == "int8" else 1e-4)
 
 

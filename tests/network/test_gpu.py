@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from alexnet.data.classes import imagenet_classes
 from alexnet.data.samples import Samples
 from alexnet.network.build import Draw, build
+from alexnet.network.capture import WARM
 from alexnet.network.kernels import PLAIN, unmeasured
 from alexnet.network.lrn import lrn
 from alexnet.network.variants import VARIANTS
 from alexnet.training import loop
-from alexnet.training.graph import WARM_STEPS
 from alexnet.training.optim import optimizer
 from alexnet.training.recipes import recipe
 from alexnet.weights.run import Run, preprocess_of
@@ -127,8 +127,23 @@ def test_the_operators_are_what_torch_expects(rooms):
 
 
 def test_float64_is_refused(rooms):
-    with pytest.raises(ValueError, match="float64"):
-        rooms[1].bias_relu(random(1, 2, 3, 3).double(), random(2).double())
+    x, bias = random(1, 2, 3, 3).double(), random(2).double()
+    for operator in (rooms[1].bias_relu, lambda x, bias: rooms[0].bias_relu_lrn(x, bias, 3, 1.0, 1.0, 0.75, 1, 1)):
+        with pytest.raises(ValueError, match="float64"):
+            operator(x, bias)
+
+
+def test_no_images_are_no_images(rooms):
+    """A part of a batch may be empty."""
+    x, bias = random(0, 6, 7, 7).requires_grad_(), random(6).requires_grad_()
+    for y in (
+        torch.cat(rooms[0].bias_relu_lrn(x, bias, 3, 2.0, 1e-2, 0.75, 2, 2), 1),
+        rooms[1].bias_relu(x, bias),
+        rooms[1].max_pool(x, side=3, stride=2, out=(3, 3)),
+    ):
+        assert y.shape[:2] == (0, 6)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        assert dx.shape == x.shape
 
 
 @on_a_gpu
@@ -182,8 +197,8 @@ def test_a_graph_equals_its_launches(name):
             preprocess=preprocess_of(model.variant), mean=None, stats=None, device=GPU, precision="bf16", steps=0,
         )  # fmt: skip
         losses, side = [], model.variant.side
-        for number in range(WARM_STEPS + 5):
-            size = 12 if number == WARM_STEPS + 2 else 16
+        for number in range(WARM + 7):
+            size = 12 if number in (WARM, WARM + 3) else 16  # where a capture would come, and after it
             x, y = random(size, 3, side, side, seed=number) * 50, torch.arange(size, device=GPU) % 7
             loss, correct = loop.step(job, x, y, number=number, lr=1e-3)
             losses.append((float(loss), int(correct)))
