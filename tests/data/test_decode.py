@@ -664,7 +664,7 @@ def test_random_resized_reads_its_box_alone():
     image = noise(60, 80, 3)
     found = random_resized(image, (10, 20, 30, 41), side=16, filter="bilinear")
     expected = Image.fromarray(image).crop((20, 10, 61, 40)).resize((16, 16), Image.Resampling.BILINEAR)
-    assert np.array_equal(found, np.array(expected))
+    assert np.abs(found.astype(int) - np.array(expected)).max() <= 1  # torch's filter, not Pillow's
     assert np.array_equal(random_resized(image, (3, 4, 16, 16), side=16, filter="bicubic"), image[3:19, 4:20])
 
 

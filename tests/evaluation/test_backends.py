@@ -70,14 +70,14 @@ def test_a_backend_computes_the_network(name, who, precision):
     for count in (5, 1):
         given = images(name, count)
         for x in (given, given.contiguous(memory_format=torch.channels_last)):
-            logits = logits(x)
+            found = logits(x)
             with torch.inference_mode():
                 expected = net(x)
-            assert logits.dtype == torch.float32 and logits.shape == (count, 10)
-            assert float((logits - expected).abs().max() / expected.abs().max()) <= TOLERANCES[who, precision]
+            assert found.dtype == torch.float32 and found.shape == (count, 10)
+            assert float((found - expected).abs().max() / expected.abs().max()) <= TOLERANCES[who, precision]
         if kept is not None:
             assert torch.equal(*kept)  # a later call leaves an earlier answer alone
-        kept = logits, logits.clone()
+        kept = found, found.clone()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
