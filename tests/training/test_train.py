@@ -23,7 +23,7 @@ from alexnet.data.pack import pack
 from alexnet.data.sources import open_data
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
 from alexnet.network.build import build
-from alexnet.network.kernels import Kernels
+from alexnet.network.kernels import PLAIN
 from alexnet.network.variants import variant
 from alexnet.training import loop, start
 from alexnet.training.recipes import recipe
@@ -553,7 +553,7 @@ def test_a_finetuned_run_goes_on_without_its_base(pictures, tmp_path, monkeypatc
 
 
 def test_kernels_are_measured_once_and_kept_with_the_run(pictures, tmp_path, monkeypatch):
-    calls, slow = [], Kernels(lrn="numba", conv1="blocks", towers="apart")
+    calls, slow = [], replace(PLAIN, lrn="numba", conv1="blocks", towers="apart")
 
     def measuring(variant, **given):
         calls.append(given)
