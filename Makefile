@@ -32,8 +32,11 @@ demo: $(VENV)/core
 	@echo '  $(BIN)/alexnet train FOLDER'
 	@echo '  $(BIN)/alexnet info paper --diff torchvision'
 
+# OpenVINO and ONNX Runtime in a process of their own (docs/decisions.md)
+BACKENDS := tests/evaluation/test_backends.py
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -m 'not slow' -q
+	$(BIN)/python -m pytest $(BACKENDS) -q
+	$(BIN)/python -m pytest -m 'not slow' -q --ignore=$(BACKENDS)
 
 test-slow: $(VENV)/oracles
 	$(BIN)/python -m pytest -m slow -q
