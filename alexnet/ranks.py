@@ -33,7 +33,7 @@ def precision_of(name: str, device: torch.device) -> str:
         return name
     if name == "tf32":
         if device.type != "cuda":
-            raise UsageError(f"--precision tf32: of NVIDIA's GPUs only, not of {device.type}")
+            raise UsageError(f"--precision tf32: NVIDIA's GPUs have it, {device.type} does not")
         return name
     if name != "auto":
         raise UsageError(f"--precision {name}: unknown; known are auto, fp32, tf32, bf16")

@@ -100,7 +100,7 @@ def bench(
     for row in result["rows"]:
         share = "" if row["floor"] is None else f"{100 * row['floor'] / row['median']:.0f} %"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        middle, spread = readable(row["median"], row["unit"]), f"{100 * row['spread']:.0f} %"
+        middle, spread = readable(row["median"], row["unit"]), f"{100 * row['spread']:.0f} %" if repeats > 1 else ""
         table.add_row(row["what"], row["who"], middle, spread, ratio, share)
     console.print(table, soft_wrap=False)
 

@@ -61,12 +61,12 @@ def predict(
         raise UsageError(f"--views {views}: must be 1, 5 or 10")
     if json and csv:
         raise UsageError("--json and --csv: ask for one of them")
+    where = device_for(backend, device)
+    precise = precision_for(backend, precision, where)
     if pictures == ["-"]:
         found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", sys.stdin.buffer.read())])
     else:
         found = contents(open_images(pictures))
-    where = device_for(backend, device)
-    precise = precision_for(backend, precision, where)
     predictor = predicting.load(run, device=str(where), seed=seed, backend=backend, precision=precise)
     document: list[dict[str, Any]] = []
     count, bad = 0, list[BadImage]()

@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import sys
 import warnings
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ class Journal:
         self.metrics = run.metrics.open("ab")
         self.bad_path = run.folder / BAD_IMAGES
         self.bad = set(self.bad_path.read_text().splitlines()) if self.bad_path.exists() else set()
+        # TensorBoard's own switch: where TensorFlow is installed it would load that, noise and all, beside torch
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         # TensorBoard speaks through the root logger and warns about its own dependencies; neither is the user's
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -179,3 +182,25 @@ def test_lines_for_a_person_leave_stdout_to_the_document(capsys):
     console_for(False).print("shown")
     said = capsys.readouterr()
     assert said.err == "for a person\n" and said.out == "shown\n"
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from alexnet.training.journal import Journal
+from alexnet.weights.run import Run
+with Journal(Run(Path(sys.argv[1])), step=0, steps=1, console=Console()) as journal:
+    journal.board.add_scalar("x", 1.0, 0)
+"""
+
+
+def test_tensorflow_is_not_loaded_where_it_is_installed(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was loaded')")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert any((tmp_path / "tensorboard").iterdir())
