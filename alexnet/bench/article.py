@@ -4,10 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .eager import as_torch_comes
+from .eager import step_of
 from .turns import losses
 
 PROGRAM = "alexnet.bench.tensorflow"
@@ -34,17 +33,7 @@ def network() -> nn.Sequential:
 def eager(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:
     """Its step by torch's defaults, with torch's Adam: fp32 whatever the precision."""
     model = network().to(images.device)
-    rule = torch.optim.Adam(model.parameters(), lr=1e-6)
-
-    def run() -> Tensor:
-        with as_torch_comes():
-            loss = F.cross_entropy(model(images), labels)
-            rule.zero_grad()
-            loss.backward()
-            rule.step()
-            return loss.detach()
-
-    return run
+    return step_of(model, torch.optim.Adam(model.parameters(), lr=1e-6), images, labels)
 
 
 def tensorflow(images: Tensor, labels: Tensor, precision: str) -> Callable[[], object]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from .turns import losses
 
@@ -37,6 +37,11 @@ def step(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     """Its step, in fp32."""
     model = torchvision.models.alexnet(num_classes=1000).to(images.device)
     rule = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
+    return step_of(model, rule, images, labels)
+
+
+def step_of(model: nn.Module, rule: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    """A step of a network by torch's defaults -> the loss."""
 
     def run() -> Tensor:
         with as_torch_comes():
