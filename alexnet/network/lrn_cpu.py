@@ -20,8 +20,10 @@ from torch import Tensor
 from ..ranks import share
 
 BLOCK_VALUES = 512  # about as many of each buffer at a time; twice as many are slower where memory is the limit
+ONE = np.float32(1)
 Kernel = Callable[..., None]
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+# "arcp": 1 / sqrt becomes the processor's estimate and a step of Newton's, within some units of the last place
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 inlined = njit(inline="always", error_model="numpy")
 
 
@@ -33,10 +35,21 @@ def _wide(bits: Any) -> Any:
 
 @inlined
 def _narrow(value: Any) -> Any:
-    """float32 -> bfloat16 as uint16, to the nearest, ties to even; NaN stays NaN."""
+    """float32 -> bfloat16 as uint16, to the nearest, ties to even; a NaN that came of bfloat16 stays one."""
     bits = np.float32(value).view(np.uint32)
-    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.uint16(0x7FC0) if (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint16(nearest)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@inlined
+def _rsqrt(v: Any) -> Any:
+    """v^-1/2; of an infinite v, NaN: what Newton's step makes of it."""
+    return ONE / np.sqrt(v)
+
+
+@inlined
+def _cube_of_root(r: Any) -> Any:
+    """r^3/2, by r² / sqrt(r) and not r · sqrt(r): a root alone is slower than what stands below one."""
+    return r * (r * (ONE / np.sqrt(r)))
 
 
 @cache
@@ -47,7 +60,7 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     first is summed, lest loads that straddle two stores wait for them (docs/log.md has the figures).
     """
     half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
-    one, two, power = np.float32(1), np.float32(2), np.float32(beta)
+    two, power = np.float32(2), np.float32(beta)
 
     @compiled
     def forward(x: Any, y: Any, k: Any, a: Any) -> None:
@@ -70,8 +83,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     v = k + a * s
                     value = _wide(given[c]) if bf16 else given[c]
                     if quarters:
-                        r = one / np.sqrt(v)
-                        value *= r * np.sqrt(r) if quarters == 3 else r
+                        r = _rsqrt(v)
+                        value *= _cube_of_root(r) if quarters == 3 else r
                     else:
                         value *= v**-power
                     out[c] = _narrow(value) if bf16 else value
@@ -101,8 +114,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     value = _wide(given[c]) if bf16 else given[c]
                     d = _wide(slope[c]) if bf16 else slope[c]
                     if quarters:
-                        r = one / np.sqrt(v)
-                        d *= r * np.sqrt(r) if quarters == 3 else r
+                        r = _rsqrt(v)
+                        d *= _cube_of_root(r) if quarters == 3 else r
                         put[c] = d * value * r * r
                     else:
                         d *= v**-power
@@ -161,7 +174,7 @@ def _down(values: Any, i: int, j: int, out: Any, half: int) -> None:
 def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     """(forward, backward) on values (images, H, W, channels), the window over the pixels of a map."""
     half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
-    one, two, power = np.float32(1), np.float32(2), np.float32(beta)
+    two, power = np.float32(2), np.float32(beta)
 
     @compiled
     def forward(x: Any, y: Any, k: Any, a: Any) -> None:
@@ -182,8 +195,8 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     for c in range(channels):
                         v = k + a * s[c]
                         if quarters:
-                            r = one / np.sqrt(v)
-                            values[i, j, c] *= r * np.sqrt(r) if quarters == 3 else r
+                            r = _rsqrt(v)
+                            values[i, j, c] *= _cube_of_root(r) if quarters == 3 else r
                         else:
                             values[i, j, c] *= v**-power
             if bf16:
@@ -213,8 +226,8 @@ def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                     for c in range(channels):
                         v = k + a * s[c]
                         if quarters:
-                            r = one / np.sqrt(v)
-                            slopes[i, j, c] *= r * np.sqrt(r) if quarters == 3 else r
+                            r = _rsqrt(v)
+                            slopes[i, j, c] *= _cube_of_root(r) if quarters == 3 else r
                             squares[i, j, c] = slopes[i, j, c] * values[i, j, c] * r * r
                         else:
                             slopes[i, j, c] *= v**-power
