@@ -383,9 +383,9 @@ def huge_headers():
 @pytest.mark.parametrize("name", huge_headers())
 def test_too_many_pixels_are_refused_by_the_header(name):
     data = huge_headers()[name]
-    start = time.perf_counter()
+    start = time.thread_time()
     assert "more than the limit of 200,000,000" in reason(data)
-    assert time.perf_counter() - start < 0.5  # 10 ms and less; decoding any of them would take seconds
+    assert time.thread_time() - start < 0.5  # 10 ms and less; decoding any of them would take seconds
 
 
 def test_a_bomb_of_zeros_is_refused_unread():
@@ -518,9 +518,9 @@ def test_shorter_is_resize_then_cut(photos, kernel, most, mean):
 @pytest.mark.parametrize("resize", ["shorter", "warp"])
 @pytest.mark.parametrize("kernel", FILTERS)
 def test_every_shape_has_a_stored_form(shape, resize, kernel):
-    start = time.perf_counter()
+    start = time.thread_time()
     form = stored_form(np.full((*shape, 3), 77, np.uint8), stored=64, resize=resize, filter=kernel)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     assert form.shape == (64, 64, 3)
     assert form.dtype == np.uint8
     assert (form == 77).all()
