@@ -11,6 +11,11 @@ class AlexNetError(Exception):
     code = 1
 
 
+def out_of_memory(reason: BaseException) -> bool:
+    """Whether this is what torch or Python raises where memory ends: torch has a kind of its own for a GPU alone."""
+    return isinstance(reason, MemoryError) or "OutOfMemory" in type(reason).__name__ or "allocate memory" in str(reason)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean paper?` for papper, to end a message with; empty where none of the known names is near."""
     near = get_close_matches(name.lower(), known, n=1)

@@ -1,11 +1,16 @@
-"""Files that must last: written whole or not at all, hashed, locked. Nothing else in the program writes such files."""
+"""Files that must last: written whole or not at all, hashed, locked. Nothing else in the program writes such files.
+
+What makes a checkpoint does so through functions of `os`, where the trial that ends a save at each of its operations
+(tests/faults/saves.py) finds them all.
+"""
 
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import DataError, UsageError
+
+PIECE = 1 << 24  # bytes written, read or hashed at a time
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,10 +60,34 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def write_new(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Put `pieces` one behind the other into a file that is not there yet, durably -> its size and SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        for piece in pieces:
+            rest = memoryview(piece).cast("B")
+            digest.update(rest)
+            size += len(rest)
+            while rest:
+                rest = rest[os.write(handle, rest[:PIECE]) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return size, digest.hexdigest()
+
+
 def write(path: Path, content: bytes | str) -> None:
     """Put `content` at `path`, whole."""
-    with writing(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write_new(temporary, [content.encode() if isinstance(content, str) else content])
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -140,18 +171,69 @@ def sha256(path: Path, *, between: Callable[[], None] = lambda: None) -> str:
     """The hexadecimal SHA-256 of the bytes of `path`; `between` is called now and then, and may raise to end it."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 24):
+        while piece := stream.read(PIECE):
             digest.update(piece)
             between()
     return digest.hexdigest()
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold `path` for this process alone; held elsewhere, it is a UsageError. The lock goes with the process."""
+def lock(path: Path) -> Iterator[str | None]:
+    """Hold `path` for this process alone, and write into it who that is; held elsewhere, a UsageError says by whom.
+
+    The kernel's lock goes with the process, so what a killed one left is free; the block is told of it in words. Where
+    the file system has no locks, a holder is believed unless it ran here and is gone.
+    """
     with path.open("a+b") as stream:
+        stream.seek(0)
+        holder = _holder(stream.read(4096))
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{path.parent}: in use by {_named(holder)} (it holds {path.name})") from None
         except OSError:
-            raise UsageError(f"{path.parent}: in use by another process (it holds {path.name})") from None
-        yield
+            if holder is not None and not _gone(holder):
+                raise UsageError(
+                    f"{path.parent}: in use by {_named(holder)}; if that has ended, remove {path}"
+                ) from None
+        stream.truncate(0)
+        stream.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}).encode())
+        stream.flush()
+        try:
+            yield None if holder is None else f"{path.parent}: {_named(holder)} ended here without a word; taken over"
+        finally:
+            stream.truncate(0)
+
+
+def _holder(content: bytes) -> dict[str, Any] | None:
+    """Who a lock's file says holds it; None: nobody, or nothing that can be read."""
+    try:
+        said = json.loads(content)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and type(said.get("pid")) is int else None
+
+
+def _named(holder: dict[str, Any] | None) -> str:
+    return "another process" if holder is None else f"process {holder['pid']} on {holder.get('host')!s:.64}"
+
+
+def _gone(holder: dict[str, Any]) -> bool:
+    """Whether a holder ran on this machine and does no longer."""
+    if holder.get("host") != socket.gethostname():
+        return False
+    if holder.get("boot") != _boot():
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # another user's, and alive
+    return False
+
+
+def _boot() -> str | None:
+    """What tells this start of the machine from another, where the system says it."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else None

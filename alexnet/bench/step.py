@@ -19,6 +19,7 @@ from ..network.variants import variant
 from ..training import loop
 from ..training.optim import optimizer
 from ..training.recipes import recipe
+from ..weights.checkpoint import Store
 from ..weights.run import Run, preprocess_of
 from . import article
 from .eager import eager
@@ -42,7 +43,8 @@ def ours(name: str, images: Tensor, labels: Tensor, precision: str, kernels: Ker
     none = np.zeros(0, np.int64)
     nothing = Samples.build(Path(), [], label=none, classes=imagenet_classes(), size=none)
     job = loop.Job(
-        run=Run(Path()), recipe=chosen, model=model, rule=optimizer(model, chosen), train=nothing, val=None,
+        run=Run(Path()), store=Store(Path()), recipe=chosen, model=model, rule=optimizer(model, chosen),
+        train=nothing, val=None,
         preprocess=preprocess_of(model.variant), mean=None, stats=None, device=images.device, precision=precision,
         steps=0,
     )  # fmt: skip

@@ -98,13 +98,7 @@ def main(tokens: list[str] | None = None) -> None:
             raise
         _fail(f"{os.fsdecode(reason.filename)}: {reason.strerror}", errors.AlexNetError.code)
     except (MemoryError, RuntimeError) as reason:
-        # torch has an error of its own for a GPU and none for the processor's memory
-        full = (
-            isinstance(reason, MemoryError)
-            or "OutOfMemory" in type(reason).__name__
-            or "allocate memory" in str(reason)
-        )
-        if not full:
+        if not errors.out_of_memory(reason):
             raise
         _fail("out of memory; lower --batch-size, or raise --accumulate", errors.AlexNetError.code)
     except KeyboardInterrupt:

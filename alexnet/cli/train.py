@@ -3,7 +3,9 @@
 import json as json_format
 import re
 import shlex
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from ..errors import Stopped, UsageError
 
@@ -42,6 +44,10 @@ def train(
     kernels: str = "auto",
     bad_images: Literal["error", "skip"] = "error",
     save_every: int = 1000,
+    keep: Annotated[int, Parameter(show=False)] = 2,
+    on_nan: Literal["stop", "rollback"] = "stop",
+    resume: Annotated[tuple[str, str] | None, Parameter(show=False)] = None,
+    allow_change: str | None = None,
     dry_run: bool = False,
     set: list[str] | None = None,
     json: bool = False,
@@ -53,7 +59,7 @@ def train(
 
     Parameters:
         data: folder, list, tar, ILSVRC2012 files, or digits
-        recipe: fast, paper, caffe, torchvision, finetune, article, …
+        recipe: fast, paper, caffe, finetune, article, …
         variant: see alexnet info; the recipe's own unless named
         run: name under runs/, or a path
         device: auto, cpu, cuda or mps
@@ -68,12 +74,14 @@ def train(
         seed: of weights, order and augmentation
         max_time: 90s, 20m, 2h; becomes a number of steps at the start
         val: pictures to validate on, elsewhere
-        val_fraction: held out where nothing else is; 0 for none
+        val_fraction: held out for want of others; 0: none
         balance: repeat the smaller classes
         weights: a RUN to start from
         bad_images: error, or skip (and list them)
         kernels: auto, the fastest measured here, or plain
         save_every: steps between saves within an epoch
+        on_nan: stop, or rollback (and half the rate)
+        allow_change: lr,machine,…: goes on changed
         dry_run: a few steps, and an estimate
         set: key=value, any field of the recipe
         json: print one JSON document
@@ -107,6 +115,10 @@ def train(
         kernels=kernels,
         bad_images=bad_images,
         save_every=save_every,
+        keep=keep,
+        on_nan=on_nan,
+        resume=resume,
+        allow_change=tuple(name.strip() for name in (allow_change or "").split(",") if name.strip()),
         set=tuple(set or ()),
     )
     try:

@@ -1,14 +1,22 @@
 """Where the records of a run go: metrics.jsonl, TensorBoard, the console."""
 
+import errno
+import io
 import json
 import logging
 import math
+import os
+import socket
 import sys
+import time
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,17 +36,11 @@ class Journal:
         self.run = run
         self.console = console
         self.steps = steps
-        self.metrics = run.metrics.open("ab")
+        self.metrics = run.metrics.open("ab", buffering=0)
+        self.unwritten = b""  # whole lines that found no room
         self.bad_path = run.folder / BAD_IMAGES
         self.bad = set(self.bad_path.read_text().splitlines()) if self.bad_path.exists() else set()
-        # TensorBoard's own switch: where TensorFlow is installed it would load that, noise and all, beside torch
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-        # TensorBoard speaks through the root logger and warns about its own dependencies; neither is the user's
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from torch.utils.tensorboard import SummaryWriter
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)
-        self.board = SummaryWriter(str(run.folder / TENSORBOARD), purge_step=step + 1 if step else None)
+        self.board: Board | None = Board(run.folder / TENSORBOARD, step=step)
         self.bar = Progress(
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
@@ -56,11 +58,142 @@ class Journal:
     def __exit__(self, *reason: object) -> None:
         self.bar.stop()
         self.metrics.close()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
     def graph(self, model: AlexNet) -> None:
-        """Draws the network in TensorBoard from its rows, a node a layer with its output's shape."""
+        """Draws the network in TensorBoard."""
+        self.show(lambda board: board.graph(model))
+
+    def kernels(self, model: AlexNet) -> None:
+        """conv1's kernels as one image in TensorBoard."""
+        self.show(lambda board: board.image("conv1", kernel_sheet(model), self.run_step))
+
+    def show(self, draw: Callable[["Board"], None]) -> None:
+        """Something in TensorBoard; the first that finds no room is said, and ends it: the run has its other files."""
+        if self.board is None:
+            return
+        try:
+            draw(self.board)
+        except OSError as reason:
+            self.console.print(f"{self.board.path}: could not be written ({reason.strerror}); TensorBoard gets no more")
+            self.board.close()
+            self.board = None
+
+    def write(self, record: Record) -> None:
+        """One record: to the log, to TensorBoard, to the console."""
+        if "say" in record:
+            self.console.print(record["say"])
+            return
+        if "bad_image" in record:
+            line = json.dumps(record["bad_image"], ensure_ascii=False)
+            if line not in self.bad:
+                self.bad.add(line)
+                try:
+                    with self.bad_path.open("a") as stream:
+                        stream.write(line + "\n")
+                except OSError as reason:
+                    self.console.print(f"{self.bad_path}: could not be written ({reason.strerror})")
+                self.console.print(f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}")
+            return
+        self.log((json.dumps(record, allow_nan=False) + "\n").encode())
+        self.run_step = step = record["step"]
+        split = record["split"]
+        if split == "layers":
+            values = {
+                f"{kind}/{layer}": value
+                for kind, by_layer in record.items() if isinstance(by_layer, dict)
+                for layer, value in by_layer.items()
+            }  # fmt: skip
+            self.show(lambda board: board.scalars(values, step))
+            return
+        # the article's own tags, for what it logs: the loss and the accuracy of training
+        tags = {"loss": "cross_entropy", "top1": "accuracy"} if split == "train" else {}
+        values = {
+            tags.get(name, f"{split}/{name}"): value
+            for name, value in record.items()
+            if name not in ("step", "split", "epoch", "count", "bad_images")
+        }
+        self.show(lambda board: board.scalars(values, step))
+        if split == "train":
+            brief = f"loss {record['loss']:.3f}  top-1 {100 * record['top1']:.1f} %"
+            self.bar.update(self.task, completed=step, line=f"{brief}  {record['images_per_second']:.0f} images/s")
+        line = self.line(record)
+        if split == "val" or not self.console.is_terminal:
+            self.console.print(line)
+
+    def log(self, line: bytes) -> None:
+        """Adds a line to metrics.jsonl; where it finds no room, that is said, and it goes in before the next."""
+        lines, self.unwritten = self.unwritten + line, b""
+        end = os.fstat(self.metrics.fileno()).st_size
+        try:
+            if self.metrics.write(lines) == len(lines):
+                return
+            reason = os.strerror(errno.ENOSPC)
+        except OSError as raised:
+            reason = raised.strerror
+        self.metrics.truncate(end)  # of a part of them
+        self.unwritten = lines
+        if len(lines) == len(line):  # the first
+            self.console.print(f"{self.run.metrics}: could not be written ({reason}); kept until there is room")
+
+    def line(self, record: Record) -> str:
+        """The record as one line for a person."""
+        head = f"step {record['step']}/{self.steps}  epoch {record['epoch']:.2f}"
+        line = f"{head}  {record['split']} loss {record['loss']:.3f}  top-1 {100 * record['top1']:.1f} %"
+        if record["split"] == "val":
+            return f"{line}  top-5 {100 * record['top5']:.1f} %  ({record['count']} images)"
+        waiting = 100 * record["seconds_waiting"] / max(record["seconds"], 1e-9)
+        speed = record["images_per_second"]
+        return f"{line}  lr {record['lr']:.2g}  {speed:.1f} images/s  waiting for data {waiting:.0f} %"
+
+
+class Board:
+    """A file of TensorBoard's events, written at once: a fault is raised where it happens, not later by a thread."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        # TensorBoard's own switch: where TensorFlow is installed it would load that, noise and all, beside torch
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+        # TensorBoard speaks through the root logger and warns about its own dependencies; neither is the user's
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads a run's files in the order of their names
+        self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.file = self.path.open("wb", buffering=0)
+        self.records = RecordWriter(self.file)
+        self.add(file_version="brain.Event:2")
+        if step:  # what an ended process wrote behind it is not shown
+            from tensorboard.compat.proto.event_pb2 import SessionLog  # pyrefly: ignore[missing-module-attribute]
+
+            self.add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, **fields: Any) -> None:
+        """One event."""
         from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+
+        self.records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Values by their tags."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
+
+        self.add(step=step, summary=Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in values.items()]))
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """A picture, uint8 (H, W, 3)."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
+
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        height, width, colours = pixels.shape
+        image = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=stream.getvalue())
+        self.add(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+
+    def graph(self, model: AlexNet) -> None:
+        """The network drawn from its rows, a node a layer with its output's shape."""
         from tensorboard.compat.proto.graph_pb2 import GraphDef  # pyrefly: ignore[missing-module-attribute]
         from tensorboard.compat.proto.versions_pb2 import VersionDef  # pyrefly: ignore[missing-module-attribute]
 
@@ -73,58 +206,11 @@ class Journal:
             for size in (-1, *layer.out):
                 shape.dim.add(size=size)
             before = layer.name
-        assert self.board.file_writer is not None
-        self.board.file_writer.add_event(Event(graph_def=graph.SerializeToString()))
+        self.add(graph_def=graph.SerializeToString())
 
-    def kernels(self, model: AlexNet) -> None:
-        """conv1's kernels as one image in TensorBoard."""
-        self.board.add_image("conv1", kernel_sheet(model), self.run_step, dataformats="HWC")
-
-    def write(self, record: Record) -> None:
-        """One record: to the log, to TensorBoard, to the console."""
-        if "say" in record:
-            self.console.print(record["say"])
-            return
-        if "bad_image" in record:
-            line = json.dumps(record["bad_image"], ensure_ascii=False)
-            if line not in self.bad:
-                self.bad.add(line)
-                with self.bad_path.open("a") as stream:
-                    stream.write(line + "\n")
-                self.console.print(f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}")
-            return
-        self.metrics.write((json.dumps(record, allow_nan=False) + "\n").encode())
-        self.metrics.flush()
-        self.run_step = step = record["step"]
-        split = record["split"]
-        if split == "layers":
-            for kind, values in record.items():
-                if isinstance(values, dict):
-                    for layer, value in values.items():
-                        self.board.add_scalar(f"{kind}/{layer}", value, step)
-            return
-        # the article's own tags, for what it logs: the loss and the accuracy of training
-        tags = {"loss": "cross_entropy", "top1": "accuracy"} if split == "train" else {}
-        for name, value in record.items():
-            if name not in ("step", "split", "epoch", "count", "bad_images"):
-                self.board.add_scalar(tags.get(name, f"{split}/{name}"), value, step)
-        self.board.flush()
-        if split == "train":
-            brief = f"loss {record['loss']:.3f}  top-1 {100 * record['top1']:.1f} %"
-            self.bar.update(self.task, completed=step, line=f"{brief}  {record['images_per_second']:.0f} images/s")
-        line = self.line(record)
-        if split == "val" or not self.console.is_terminal:
-            self.console.print(line)
-
-    def line(self, record: Record) -> str:
-        """The record as one line for a person."""
-        head = f"step {record['step']}/{self.steps}  epoch {record['epoch']:.2f}"
-        line = f"{head}  {record['split']} loss {record['loss']:.3f}  top-1 {100 * record['top1']:.1f} %"
-        if record["split"] == "val":
-            return f"{line}  top-5 {100 * record['top5']:.1f} %  ({record['count']} images)"
-        waiting = 100 * record["seconds_waiting"] / max(record["seconds"], 1e-9)
-        speed = record["images_per_second"]
-        return f"{line}  lr {record['lr']:.2g}  {speed:.1f} images/s  waiting for data {waiting:.0f} %"
+    def close(self) -> None:
+        """Closes the file."""
+        self.file.close()
 
 
 def kernel_sheet(model: AlexNet) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,14 @@ from ..data.augment import Augment, Normalise, train_views
 from ..data.loader import BadImages, Batch, Places, Prepare, batches, original, stored
 from ..data.order import balanced, nth
 from ..data.preprocess import Preprocess
-from ..data.samples import Samples
+from ..data.samples import Samples, shown
 from ..data.stats import Stats
 from ..errors import DataError, NumbersError, Stopped, WeightsError
 from ..evaluation.score import answer, score, write_predictions
 from ..network.build import AlexNet, Draw
 from ..ranks import cores
 from ..weights import checkpoint
+from ..weights.checkpoint import Checkpoint, Store
 from ..weights.run import Run, fit
 from .graph import Graphed, Pass
 from .optim import rate, set_rate
@@ -35,6 +38,10 @@ RECORD_EVERY = 10  # steps a line of metrics.jsonl
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
 WAITS = 0.1  # a smaller share of the time spent waiting for data is not worth a word
+NOT_FINITE = "not_finite.json"
+SAVES_FAILED = 3  # in a row end a run
+ROLLBACKS = 3  # of a run; each halves the rate
+NAMED = 3  # pictures of a batch that a line names
 STUCK_AFTER = 400  # steps after which a loss still at chance is reported; a shorter run's end
 
 Record = dict[str, Any]
@@ -58,6 +65,7 @@ class State:
     seconds: float = 0.0
     images: int = 0
     metrics_bytes: int = 0
+    rollbacks: int = 0  # how often numbers that were none have been answered with half the rate
 
 
 @dataclass
@@ -65,6 +73,7 @@ class Job:
     """All that the loop needs, resolved; nothing here is asked of a user again."""
 
     run: Run
+    store: Store
     recipe: Recipe
     model: AlexNet
     rule: torch.optim.Optimizer
@@ -83,6 +92,7 @@ class Job:
     balance: bool = False
     save_every: int = 1000
     deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
+    saves_failed: int = 0  # in a row
     state: State = field(default_factory=State)
 
     @cached_property
@@ -234,7 +244,8 @@ def run(job: Job) -> Iterator[Record]:
 
     A record is a line of metrics.jsonl (`split` train, val or layers), or has `say` (a line for the console).
     Raises Stopped when a signal has asked for the end and DataError where a picture cannot be had, both with the state
-    saved, and NumbersError when the loss or a weight is not finite.
+    saved, NumbersError when the loss or a weight is not finite, and WeightsError where the state cannot be saved: for
+    the third time in a row, or at the end.
     """
     state, normalise = job.state, Normalise(job.preprocess, job.mean, job.device)
     augment, (prepare, side) = augment_of(job.recipe), preparer(job)
@@ -261,19 +272,21 @@ def run(job: Job) -> Iterator[Record]:
                 saved_at = state.step
                 line, epoch = Spent(), Spent()
             if state.step >= job.steps:
+                yield from saved(job)
                 return
             asked = time.monotonic()
             try:
                 batch = next(made)
             except DataError:
                 if state.step > saved_at:
-                    save(job)
+                    yield from save_now(job)
                 raise
             got = time.monotonic()
             for row, reason in batch.bad:
                 yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
             number = state.step
             lr = rate(job.recipe, number, steps=job.steps, epoch_steps=job.epoch_steps, drops=state.drops)
+            lr *= 0.5**state.rollbacks
             images = views_of(job, batch, normalise, augment)
             labels = batch.labels.to(job.device, non_blocking=True)
             for spent in (line, epoch):
@@ -284,7 +297,7 @@ def run(job: Job) -> Iterator[Record]:
                 loss, correct = step(job, images, labels, number=number, lr=lr)
                 value = float(loss)
                 if not math.isfinite(value):
-                    raise not_finite(job, f"the loss is {value} at lr {lr:g}", step=number + 1)
+                    raise not_finite(job, f"the loss is {value}", step=number + 1, lr=lr, batch=batch)
                 state.loss_sum += value
                 state.correct += int(correct)
                 state.seen += len(labels)
@@ -293,7 +306,7 @@ def run(job: Job) -> Iterator[Record]:
             state.lr = lr
             clock()
             if look:
-                yield {**place(job), "split": "layers", **layers(job, images, before)}
+                yield {**place(job), "split": "layers", **layers(job, batch, images, before)}
                 del before
             if state.step % RECORD_EVERY == 0 or state.step == job.steps:
                 if state.seen:
@@ -320,17 +333,19 @@ def run(job: Job) -> Iterator[Record]:
             whole_epochs = job.recipe.validate_epochs * job.epoch_steps
             state.validation_due = state.step % whole_epochs == 0 or state.step == job.steps
             if state.step % job.epoch_steps == 0:
-                keep_kernels(job)
+                yield from kept_beside(job, KERNELS, partial(keep_kernels, job))
             if stop.requested():
                 yield {"say": f"stopping: saving step {state.step}"}
-                save(job)
+                yield from save_now(job)
                 raise Stopped(f"{job.run.folder}: stopped at step {state.step} of {job.steps}; run it again to go on")
             if time.monotonic() > job.deadline:
-                save(job)
+                yield from save_now(job)
                 yield {"say": f"stopped by the clock at step {state.step} of {job.steps}", "stopped": "max-time"}
                 return
+            if not job.store.busy():
+                yield from settled(job)
             if not state.validation_due and state.step - saved_at >= job.save_every:
-                save(job)
+                yield from save(job)
                 saved_at = state.step
     finally:
         made.close()
@@ -361,18 +376,18 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
                 bad_images=job.bad_images,
             )
         except Stopped:
-            save(job)
+            yield from save_now(job)
             raise Stopped(
                 f"{job.run.folder}: stopped in the validation of step {state.step}; run it again to go on"
             ) from None
         except DataError:
-            save(job)
+            yield from save_now(job)
             raise
         result = score(answers)
         for row, reason in answers.bad.items():
             yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
         if not math.isfinite(result.loss):
-            raise not_finite(job, f"the validation loss is {result.loss}", step=state.step)
+            raise not_finite(job, f"the validation loss is {result.loss}", step=state.step, lr=state.lr)
         clock()
         record = {
             **place(job),
@@ -391,7 +406,8 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         state.waited = 0 if improved else state.waited + 1
         if better:
             state.best = dict(state.last)
-            write_predictions(job.run.folder / PREDICTIONS / "val.parquet", answers)
+            path = job.run.folder / PREDICTIONS / "val.parquet"
+            yield from kept_beside(job, f"{PREDICTIONS}/val.parquet", partial(write_predictions, path, answers))
         if (
             not improved
             and job.recipe.schedule == "plateau"
@@ -407,57 +423,122 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         state.last = {"step": state.step, "top1": None, "top5": None, "loss": None}
     state.validation_due = False
     clock()
-    save(job, best=better)
+    yield from save(job, best=better)
 
 
-def save(job: Job, *, best: bool = False) -> None:
-    """Writes the state of this step and lets `last` (and `best`) name it; keeps two and the best.
+def save(job: Job, *, best: bool = False) -> Iterator[Record]:
+    """Gives the state of this step to the store, which writes it beside the steps that follow; `best`: and names it so.
 
-    `last` moves before `best`: what it names holds the step of the best, from which `resume` sets `best` right.
+    NumbersError: a weight is not finite, and nothing is written.
     """
     state, run = job.state, job.run
-    finite = torch.stack([torch.isfinite(p).all() for p in job.model.state_dict().values()]).all()
-    if not bool(finite):
-        raise not_finite(job, "a weight is not finite", step=state.step)
-    state.metrics_bytes = run.metrics.stat().st_size if run.metrics.exists() else 0
-    tensors = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state))
-    before, name = run.pointer("last"), checkpoint.name(state.step, judged=not state.validation_due)
-    if before is None or before.name != name:  # what nothing names yet is a killed save's: its log is not this one's
-        checkpoint.remove(run.checkpoints / name)
-    checkpoint.save(run.checkpoints, tensors)
-    run.point("last", name)
-    if best:
-        run.point("best", name)
-    kept = run.pointer("best")
-    checkpoint.prune(run.checkpoints, {name, *(path.name for path in (before, kept) if path is not None)})
+    for name, weight in job.model.state_dict().items():
+        if not all(math.isfinite(bound) for bound in torch.stack(weight.aminmax()).tolist()):
+            raise not_finite(job, f"{name} is not finite", step=state.step, lr=state.lr)
+    yield from settled(job)
+    if run.metrics.exists():
+        state.metrics_bytes = run.metrics.stat().st_size
+    job.store.save(Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state)), best=best)
 
 
-def resume(job: Job) -> bool:
-    """Puts the newest checkpoint's state into `job`, and cuts the log back to it; False where there is none."""
-    folder = job.run.pointer("last")
-    if folder is None:
-        return False
-    kept = checkpoint.load(folder)
-    expected = set(State.__dataclass_fields__)
-    if set(kept.state) - {"schema"} != expected:
-        raise WeightsError(f"{folder / 'state.json'}: its fields are not those of this program")
-    fit(job.model, kept.model, str(folder))
-    job.state = State(**{name: kept.state[name] for name in expected})
-    if job.state.best:
-        best = checkpoint.name(job.state.best["step"])
-        if not (job.run.checkpoints / best).exists():  # an older state than the newest was put in its place by hand
-            job.state.best, best = job.state.last, folder.name
-        job.run.point("best", best)
+def settled(job: Job) -> Iterator[Record]:
+    """Says what became of the last save, where that was not said; the third failed one in a row is a WeightsError."""
+    try:
+        if job.store.settle():
+            job.saves_failed = 0
+    except WeightsError as reason:
+        job.saves_failed += 1
+        if job.saves_failed == SAVES_FAILED:
+            raise WeightsError(f"{reason}; the {SAVES_FAILED}rd save in a row that failed: the run ends") from None
+        yield {"say": f"{reason}; the run goes on ({job.saves_failed} of {SAVES_FAILED} failed saves that end it)"}
+
+
+def saved(job: Job) -> Iterator[Record]:
+    """Waits until the last save stands; at the end of a run one that failed is a WeightsError."""
+    if job.saves_failed:
+        yield from save(job)
+    job.store.settle()
+
+
+def save_now(job: Job) -> Iterator[Record]:
+    """Saves the state of this step, and waits until it stands; a WeightsError where it cannot."""
+    yield from save(job)
+    job.store.settle()
+
+
+def kept_beside(job: Job, name: str, write: Callable[[], None]) -> Iterator[Record]:
+    """Writes a file of the run that no later step needs; where that fails, it is said and the run goes on."""
+    try:
+        write()
+    except OSError as reason:
+        yield {"say": f"{job.run.folder / name}: could not be written ({reason.strerror}); the run goes on"}
+
+
+def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
+    """Puts the newest whole checkpoint's state into `job` and cuts the log back to it; None where there is none.
+
+    Returned is what a person should know: of checkpoints that are broken and were set aside. `exact`: just this
+    checkpoint, and later ones are set aside. WeightsError: all are broken, or `exact` is.
+    """
+    broken: list[str] = []
+    for path in job.store.newest() if exact is None else [exact]:
+        try:
+            checkpoint.verify(path)
+        except WeightsError as reason:
+            if exact is not None:
+                raise
+            broken.append(f"{reason}; the one before it is tried")
+            continue
+        state = load_into(job, path)
+        for later in job.store.newest():
+            if later == path:
+                break
+            aside = job.store.set_aside(later, "broken" if exact is None else "later")
+            if exact is not None:
+                broken.append(f"{later}: set aside as {aside.name}")
+        job.state = state
+        best = job.store.checkpoints / checkpoint.name(state.best["step"]) if state.best else path
+        if not best.exists():  # someone has taken it away
+            job.state.best, best = state.last, path
+        job.store.point("last", path)
+        job.store.point("best", best)
+        if job.run.metrics.exists():
+            with job.run.metrics.open("r+b") as stream:
+                stream.truncate(job.state.metrics_bytes)
+        return broken
+    if broken:
+        raise WeightsError("; ".join(broken))
+    return None
+
+
+def load_into(job: Job, path: Path) -> State:
+    """The weights and the optimizer of a verified checkpoint into `job`; its plain values are returned."""
+    kept = checkpoint.read(path)
+    values = {name: value for name, value in kept.state.items() if name not in ("schema", "alexnet")}
+    if kept.state["schema"] == 1:
+        values.setdefault("rollbacks", 0)
+    if set(values) != set(State.__dataclass_fields__):
+        raise WeightsError(f"{path / 'state.json'}: its fields are not those of this program")
+    state = State(**values)
+    fit(job.model, kept.model, str(path))
     # before the momentum is put back: it belongs to this rate already
-    set_rate(job.rule, job.state.lr, velocity_holds_rate=False)
+    set_rate(job.rule, state.lr, velocity_holds_rate=False)
     checkpoint.load_optimizer(job.rule, kept.optimizer)
-    if job.run.metrics.exists():
-        with job.run.metrics.open("r+b") as stream:
-            stream.truncate(job.state.metrics_bytes)
-    return True
+    return state
 
 
-def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> Record:
+def roll_back(job: Job) -> str | None:
+    """Goes back to the newest whole checkpoint, from there on with half the rate; None: that was done often enough."""
+    with suppress(WeightsError):  # it failed: an older one stands
+        job.store.settle()
+    done = job.state.rollbacks
+    if done == ROLLBACKS or resume(job) is None:
+        return None
+    job.state.rollbacks = done + 1
+    return f"back to step {job.state.step}, and from there on with half the rate ({done + 1} of {ROLLBACKS} times)"
+
+
+def layers(job: Job, batch: Batch, images: torch.Tensor, before: dict[str, torch.Tensor]) -> Record:
     """Norms a layer: of the weights' gradients, of activations (root mean square), and update / weight."""
     gradients: dict[str, float] = {}
     updates: dict[str, float] = {}
@@ -476,15 +557,26 @@ def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> R
     for what, values in found.items():
         for layer, value in values.items():
             if not math.isfinite(value):
-                raise not_finite(job, f"{what} of {layer} is {value}", step=job.state.step)
+                found_at = f"{what} of {layer} is {value}"
+                raise not_finite(job, found_at, step=job.state.step, lr=job.state.lr, batch=batch)
     return found
 
 
-def not_finite(job: Job, what: str, *, step: int) -> NumbersError:
-    """The error of a number that is none; what is saved stays as it is."""
-    last = job.run.pointer("last")
-    kept = f"{last} is as it was; another --run with" if last else "nothing was saved; try"
-    return NumbersError(f"step {step}: {what}; {kept} a lower --lr")
+def not_finite(job: Job, what: str, *, step: int, lr: float, batch: Batch | None = None) -> NumbersError:
+    """The error of a number that is none, which names the batch's pictures; what is saved stays as it is."""
+    kept = next(job.store.newest(), None)
+    advice = f"{kept} is as it was; another --run with" if kept else "nothing was saved; try"
+    text = f"step {step}: {what} at lr {lr:g}"
+    if batch is not None:
+        names = [shown(str(job.train.path(int(row)))) for row in batch.rows]
+        text += f", in a batch of {len(names)} pictures ({', '.join(names[:NAMED])}{', …' if names[NAMED:] else ''}"
+        path = job.run.folder / NOT_FINITE
+        try:
+            files.write_json(path, {"step": step, "lr": lr, "what": what, "pictures": names})
+            text += f"; all in {path})"
+        except OSError:  # a full disk is not what this is about
+            text += ")"
+    return NumbersError(f"{text}; {advice} a lower --lr")
 
 
 def stuck(job: Job, record: Record) -> Iterator[Record]:
@@ -504,12 +596,17 @@ def stuck(job: Job, record: Record) -> Iterator[Record]:
 
 
 def keep_kernels(job: Job) -> None:
-    """Adds conv1's kernels (O, I, k, k) after this epoch to kernels.npy: float32 (epochs, O, I, k, k)."""
+    """Adds conv1's kernels (O, I, k, k) after this epoch to kernels.npy: float32 (epochs, O, I, k, k).
+
+    Of an epoch after which the file could not be written it holds NaN.
+    """
     path, epoch = job.run.folder / KERNELS, job.state.step // job.epoch_steps
-    now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()[None]
+    now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()
     if not np.isfinite(now).all():
-        raise not_finite(job, "a weight of conv1 is not finite", step=job.state.step)
+        raise not_finite(job, "a weight of conv1 is not finite", step=job.state.step, lr=job.state.lr)
+    kept = np.full((epoch, *now.shape), np.nan, np.float32)
     if path.exists():
         held = np.load(path, allow_pickle=False)[: epoch - 1]
-        now = np.concatenate([held, now])
-    files.write_array(path, now)
+        kept[: len(held)] = held
+    kept[-1] = now
+    files.write_array(path, kept)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,7 @@ from ..data.loader import BadImages, batches
 from ..data.preprocess import MEAN_FILE, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
-from ..errors import BadImage, DataError, Stopped, UsageError
+from ..errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, UsageError, out_of_memory
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
@@ -37,6 +38,7 @@ from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
 from ..ranks import cores, device_of, has_numba, has_triton, multiply_in, precision_of, processor
 from ..weights import checkpoint
+from ..weights.checkpoint import KEEP, Checkpoint, Store
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
 from . import loop
 from .journal import BAD_IMAGES, TENSORBOARD, Journal
@@ -77,6 +79,10 @@ class Asked:
     kernels: str = "auto"
     bad_images: BadImages = "error"
     save_every: int = 1000
+    keep: int = KEEP
+    on_nan: str = "stop"
+    resume: tuple[str, str] | None = None  # ("exact", the checkpoint to go on from)
+    allow_change: Sequence[str] = ()
     set: Sequence[str] = ()
 
 
@@ -158,6 +164,7 @@ def environment(device: torch.device, threads: int, kernels: Kernels) -> dict[st
         **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow", "simplejpeg")},
         "machine": platform.machine(),
         "system": platform.platform(),
+        "processor": processor(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
@@ -209,18 +216,23 @@ def _finetuning(asked: Asked) -> str:
     return shlex.join(words)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [
-        f"  {name}: {old.get(name, {}).get('value')} there, {value['value']} asked ({value['origin']})"
-        for name, value in new.items()
-        if old.get(name, {}).get("value") != value["value"]
-    ]
+@dataclass(frozen=True)
+class Difference:
+    """Something in which a run as it was begun differs from what is asked now; `name` is what allows it."""
+
+    name: str
+    there: str
+    now: str
 
 
 # may differ between the start of a run and its continuation; steps and epochs are looked at by themselves
-FREE = ("workers", "save_every", "bad_images", "steps", "epochs", "source")
+FREE = ("workers", "save_every", "keep", "on_nan", "bad_images", "steps", "epochs", "source")
 # of what `asked` says beside the recipe, these are kept in recipe.json
-OWN = ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers", "save_every", "weights", "max_time")
+OWN = ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers", "save_every", "keep", "on_nan",
+       "weights", "max_time")  # fmt: skip
+FIXED = ("variant", "optimizer")  # what the saved tensors belong to
+MACHINE = ("processor", "cpu", "device", "torch", "numba", "triton")  # of environment.json: what sums depend on
+CHANGES = "changes.json"
 
 
 def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
@@ -232,6 +244,10 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError(
             f"--accumulate: batch normalisation sees the parts of a batch, not the batch; use 1 with {chosen.variant}"
         )
+    if asked.keep < 1:
+        raise UsageError(f"--keep {asked.keep}: must be at least 1")
+    if asked.on_nan not in ("stop", "rollback"):
+        raise UsageError(f"--on-nan {asked.on_nan}: unknown; known are stop, rollback")
     if asked.save_every < 1:
         raise UsageError(f"--save-every {asked.save_every}: must be at least 1")
     if asked.workers is not None and asked.workers < 0:
@@ -294,6 +310,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
 
     job = Job(
         run=run,
+        store=Store(run.folder, keep=asked.keep),
         recipe=chosen,
         model=model,
         rule=optimizer(model, chosen),
@@ -326,35 +343,83 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         "train": len(data.train),
         "val": len(data.val) if data.val is not None else 0,
     }
+    classes = data.train.classes.to_json()
+    changes: list[Difference] = []
     if again:
-        _check_resume(run, values, record, job, kernels=asked.kernels)
+        changes = differences(run, values, record, classes, job, kernels=asked.kernels)
+        allow(changes, asked.allow_change, str(run.folder))
+        if any(change.name == "kernels" for change in changes):
+            choose_kernels(job, asked.kernels, console)
     else:
         say_of_data(data, chosen, console, asked=asked, epoch=len(job.table))
-    return job, run, {"recipe": values, "data": record, "classes": data.train.classes.to_json(), "begun": again}
+    return job, run, {"recipe": values, "data": record, "classes": classes, "begun": again, "changes": changes}
 
 
-def _check_resume(run: Run, values: dict[str, Any], record: dict[str, Any], job: Job, *, kernels: str) -> None:
-    """Refuses to go on with another recipe or other data; takes the steps and threads that the run was begun with."""
-    old = run.recipe()
-    if run.data()["fingerprint"] != record["fingerprint"]:
-        raise UsageError(f"{run.folder}: begun with other pictures than these; name another --run")
+def differences(
+    run: Run, values: dict[str, Any], record: dict[str, Any], classes: Any, job: Job, *, kernels: str
+) -> list[Difference]:
+    """In what a run as it was begun differs from what is asked now and from where it is asked.
+
+    The job takes the threads and the kernels that the run was begun with, and with --max-time its steps.
+    """
+    old, there = run.recipe(), run.json("environment.json")
     if values["max_time"]["value"]:
         values["steps"] = old["steps"]
         job.steps = old["steps"]["value"]
-    compared = {k: v for k, v in values.items() if k not in FREE}
-    differences = _differences(old, compared)
-    if differences:
-        raise UsageError(
-            f"{run.folder}: begun with other settings; name another --run, or ask for those:\n" + "\n".join(differences)
-        )
+    found = [
+        Difference(name, str(old.get(name, {}).get("value")), f"{value['value']} ({value['origin']})")
+        for name, value in values.items()
+        if name not in FREE and old.get(name, {}).get("value") != value["value"]
+    ]
+    before = run.classes().to_json()
+    if before != classes:
+        found.append(Difference("classes", _classes(before), _classes(classes)))
+    if run.data()["fingerprint"] != record["fingerprint"]:
+        found.append(Difference("data", "the pictures it was begun with", "other pictures"))
     torch.set_num_threads(run.threads())
-    job.model.kernels = Kernels.of(run.json("environment.json").get("kernels"), str(run.folder / "environment.json"))
-    job.model.kernels.check(job.device, str(run.folder / "environment.json"))
-    if kernels == "plain" and job.model.kernels != PLAIN:
-        pairs = zip(job.model.kernels.to_json().items(), PLAIN.to_json().values(), strict=True)
-        differences = [f"  {name}: {there} there, {plain} asked (--kernels plain)"
-                       for (name, there), plain in pairs if there != plain]  # fmt: skip
-        raise UsageError(f"{run.folder}: begun with other kernels:\n" + "\n".join(differences))
+    path = str(run.folder / "environment.json")
+    kept = Kernels.of(there.get("kernels"), path)
+    here = environment(job.device, job.threads, kept)
+    found += [
+        Difference("machine", f"{name} {there[name]}", f"{name} {here[name]}")
+        for name in MACHINE
+        if name in there and there[name] != here[name]
+    ]
+    try:
+        kept.check(job.device, path)
+        job.model.kernels = kept
+    except UsageError as reason:
+        found.append(Difference("kernels", str(kept.to_json()), str(reason)))
+    if kernels == "plain" and kept != PLAIN:
+        pairs = zip(kept.to_json().items(), PLAIN.to_json().values(), strict=True)
+        found += [Difference("kernels", f"{name} {there}", f"{plain} (--kernels plain)")
+                  for (name, there), plain in pairs if there != plain]  # fmt: skip
+    return found
+
+
+def _classes(listed: Any) -> str:
+    keys = [str(one["key"]) for one in listed]
+    return f"{len(keys)}: {', '.join(keys[:4])}{', …' if keys[4:] else ''}"
+
+
+def allow(changes: Sequence[Difference], allowed: Sequence[str], where: str) -> None:
+    """A UsageError with a table of the differences that are not allowed by name, or that no run can bear."""
+    fixed = [change for change in changes if change.name in FIXED or _grown(change)]
+    refused = [change for change in changes if change.name not in allowed]
+    if not fixed and not refused:
+        return
+    names = ",".join(dict.fromkeys(change.name for change in refused))
+    advice = "no run can change these" if fixed else f"--allow-change {names} would go on all the same, not bit for bit"
+    wide = max(len(change.name) for change in fixed or refused)
+    rows = [f"  {change.name:{wide}}  {change.there} there, {change.now} asked" for change in fixed or refused]
+    raise UsageError(
+        f"{where}: begun with other settings; name another --run, or ask for those ({advice}):\n" + "\n".join(rows)
+    )
+
+
+def _grown(change: Difference) -> bool:
+    """Whether the number of classes is another: fc8 would not fit."""
+    return change.name == "classes" and change.there.partition(":")[0] != change.now.partition(":")[0]
 
 
 def colours(job: Job, console: Console) -> None:
@@ -481,10 +546,13 @@ def measured_pace(job: Job) -> Pace:
                precision=job.precision, threads=job.threads, bad_images="skip")  # fmt: skip
         validation = (time.monotonic() - begin) * len(job.val) / len(some)
     begin = time.monotonic()
-    state = checkpoint.Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), {"step": 0})
+    state = Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), {"step": 0})
     folder = job.run.folder.absolute()
     with TemporaryDirectory(prefix=".warm-up-", dir=next(p for p in (folder, *folder.parents) if p.is_dir())) as trial:
-        checkpoint.save(Path(trial), state)
+        store = Store(Path(trial))
+        store.save(state)
+        store.settle()
+        store.close()
         saving = time.monotonic() - begin
     job.model.load_state_dict(kept)
     job.rule.state.clear()
@@ -516,7 +584,7 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
         "epochs": job.steps / job.epoch_steps,
         "seconds": pace.seconds(job.steps, job),
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "disk_bytes": 3 * parameters * (1 + moments),
+        "disk_bytes": (job.store.keep + 2) * parameters * (1 + moments),  # the best, and the one being written
     }
     console.print(
         f"{pace}\n"
@@ -529,7 +597,7 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
 def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
     """Writes what is fixed at the start, recipe.json last; what an earlier start left that saved nothing goes."""
     if run.exists():
-        for path in (run.metrics, run.folder / loop.KERNELS, run.folder / BAD_IMAGES):
+        for path in (run.metrics, *(run.folder / name for name in (loop.KERNELS, loop.NOT_FINITE, BAD_IMAGES))):
             path.unlink(missing_ok=True)
         for path in (run.folder / TENSORBOARD, run.folder / loop.PREDICTIONS):
             if path.exists():
@@ -559,16 +627,27 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
                 choose_kernels(job, asked.kernels, console)
                 return dry_run(job, console, max_time=asked.max_time)
             run.create()
-            with files.lock(run.folder / "lock"):
+            with files.lock(run.folder / "lock") as note, closing(job.store):
+                if note:
+                    console.print(note)
                 return _train(asked, job, run, record, console)
     except BadImage as bad:
         raise bad.with_hint() from bad
+    except (MemoryError, RuntimeError) as reason:
+        if not out_of_memory(reason):
+            raise
+        size, parts = asked.batch_size or recipe(asked.recipe).batch_size, asked.accumulate
+        raise AlexNetError(
+            f"out of memory with batches of {size}: --batch-size {max(1, size // 2)} takes less, and so does "
+            f"--accumulate {2 * parts}, which computes the same; what was saved stands"
+        ) from None
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
     begun = run.begun()
     if begun != record["begun"]:
         raise UsageError(f"{run.folder}: another process has trained here since this one began; start it again")
+    exact = _exact(asked.resume, run, begun=begun)
     before = run.recipe()["steps"]["value"] if begun else job.steps
     colours(job, console)
     if not begun:
@@ -576,8 +655,13 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         if asked.max_time is not None:
             job.steps = measured_steps(job, asked.max_time, console)
             record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}
-        begin_run(job, run, record)
-    resumed = begun and loop.resume(job)
+        try:
+            begin_run(job, run, record)
+        except OSError as reason:
+            raise UsageError(f"{run.folder}: cannot be written ({reason.strerror})") from None
+    notes = loop.resume(job, exact=exact) if begun else None
+    for note in notes or ():
+        console.print(note)
     if job.steps < job.state.step:
         raise UsageError(f"{run.folder}: has {job.state.step} steps already, more than the {job.steps} asked")
     finished = job.state.step == job.steps and not job.state.validation_due
@@ -585,12 +669,16 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         files.write_json(run.folder / "data.json", record["data"])  # the pictures may have moved
     if begun and not finished:
         files.write_json(run.folder / "recipe.json", record["recipe"])
+        keep_changes(job, record)
     if finished:
         more = "" if asked.max_time else "; more --epochs or --max-steps would extend it"
         console.print(f"{run.folder}: finished at step {job.steps}{more}")
-    elif resumed:
+    elif begun:
         length = "" if job.steps == before else f" ({before} until now)"
         console.print(f"{run.folder}: goes on from step {job.state.step} of {job.steps}{length}")
+        if record["changes"]:
+            names = ", ".join(dict.fromkeys(change.name for change in record["changes"]))
+            console.print(f"with other {names} than it was begun with: no longer bit for bit what it would have become")
     else:
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
@@ -599,10 +687,19 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         )
     if asked.max_time is not None:
         job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
+    stopped = "done" if finished else _consumed(asked, job, console)
+    return document(job, stopped)
+
+
+def _consumed(asked: Asked, job: Job, console: Console) -> str:
+    """Runs the loop to its end, and writes what it yields; returns how it ended, as `train --json` says."""
+    if asked.on_nan == "rollback" and next(job.store.newest(), None) is None:
+        for item in loop.save_now(job):  # there is something to go back to from the first step on
+            console.print(item["say"])
     stopped = "done"
-    if not finished:
-        with Journal(run, step=job.state.step, steps=job.steps, console=console) as journal:
-            if not resumed:
+    while True:
+        with Journal(job.run, step=job.state.step, steps=job.steps, console=console) as journal:
+            if job.state.step == 0:
                 journal.graph(job.model)
             try:
                 for item in loop.run(job):
@@ -610,10 +707,43 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
                     stopped = item.get("stopped", stopped)
                     if item.get("split") == "val":
                         journal.kernels(job.model)
+                return stopped
             except Stopped as reason:
                 reason.result = document(job, "signal")
                 raise
-    return document(job, stopped)
+            except NumbersError as reason:
+                back = loop.roll_back(job) if asked.on_nan == "rollback" else None
+                if back is None:
+                    raise
+                console.print(f"{reason}\n{back}")
+
+
+def _exact(resume: tuple[str, str] | None, run: Run, *, begun: bool) -> Path | None:
+    """The checkpoint of this run that `--resume exact` names."""
+    if resume is None:
+        return None
+    how, where = resume
+    if how != "exact":
+        raise UsageError(f"--resume {how}: expected exact and a checkpoint of the run")
+    path = Run.pointed(Path(where)) or Path(where)
+    if not begun or path.resolve().parent != run.checkpoints.resolve() or not checkpoint.NAME.fullmatch(path.name):
+        raise UsageError(f"--resume exact {where}: not a checkpoint of {run.folder}")
+    return run.checkpoints / path.name
+
+
+def keep_changes(job: Job, record: dict[str, Any]) -> None:
+    """Writes down what a run goes on with that it was not begun with: in changes.json, and in the files it concerns."""
+    changes: list[Difference] = record["changes"]
+    folder, names = job.run.folder, {change.name for change in changes}
+    if not changes:
+        return
+    path = folder / CHANGES
+    kept = files.read_json(path) if path.exists() else []
+    files.write_json(path, [*kept, {"step": job.state.step, "changes": [asdict(change) for change in changes]}])
+    if "classes" in names:
+        files.write_json(folder / "classes.json", record["classes"])
+    if names & {"machine", "kernels"}:
+        files.write_json(folder / "environment.json", environment(job.device, job.threads, job.model.kernels))
 
 
 def document(job: Job, stopped: str) -> dict[str, Any]:

@@ -4,25 +4,36 @@
 
 A folder `step-00001200-unjudged` is the same before the validation that is due at that step.
 The manifest holds the size and SHA-256 of the other three; the folder appears by one rename after all are durable.
+Only then do `last` and `best`, files of the run's folder, name it, and only after that are older ones removed. A run
+goes on from the newest that is whole, whatever these two say.
 """
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from .. import files
 from ..errors import DataError, WeightsError
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no `rollbacks` in its state; it is read too
+KEEP = 2
+ROOM = 1.2  # times its size must be free before a checkpoint is begun
 NAME = re.compile(r"step-(\d{8})(-unjudged)?")
 PARTS = ("model.safetensors", "optimizer.safetensors", "state.json")
+POINTERS = ("best", "last")
+# safetensors' names of the types that a network, its counters and an optimizer have
+TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,6 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
-
-
-def _cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def optimizer_tensors(rule: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -74,27 +81,200 @@ def name(step: int, *, judged: bool = True) -> str:
     return f"step-{step:08d}" + ("" if judged else "-unjudged")
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> str:
-    """Writes `checkpoint` under `folder`, named after its step; returns that name. A whole one is left as it is."""
-    path = folder / name(checkpoint.state["step"], judged=not checkpoint.state.get("validation_due", False))
-    if path.exists():
+def pointer(folder: Path, which: str) -> Path | None:
+    """The checkpoint that a run folder's file `best` or `last` names; None where there is no such file."""
+    path = folder / which
+    if not path.exists():
+        return None
+    said = path.read_text().strip()
+    if not NAME.fullmatch(said):
+        raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
+    return folder / "checkpoints" / said
+
+
+def found(checkpoints: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; unfinished ones have other names."""
+    if not checkpoints.is_dir():
+        return []
+    there = [path for path in checkpoints.iterdir() if path.is_dir() and NAME.fullmatch(path.name)]
+    return sorted(there, key=lambda path: (path.name[:13], not path.name.endswith("-unjudged")))
+
+
+class Store:
+    """The checkpoints of one run, for whoever holds its lock: saved beside the caller's work, found, set aside, pruned.
+
+    Kept are the newest `keep`, and of each of these the best that its state names.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = KEEP) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.keep = keep
+        self._staged: dict[str, torch.Tensor] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
+        """Takes a copy of the tensors and returns; the copy is written meanwhile, once the save before is through.
+
+        What goes wrong is raised by `settle`, as a WeightsError, and so it is here for the save before.
+        """
+        self.settle()
+        model = {key: self._copy(f"model {key}", value) for key, value in checkpoint.model.items()}
+        rule = {key: self._copy(f"rule {key}", value) for key, value in checkpoint.optimizer.items()}
+        state = json.dumps(
+            {"schema": SCHEMA, "alexnet": version("alexnet"), **checkpoint.state}, indent=1, allow_nan=False
+        )
+        self._writing = self._pool.submit(self._write, Checkpoint(model, rule, json.loads(state)), best)
+
+    def _copy(self, key: str, value: torch.Tensor) -> torch.Tensor:
+        """The tensor's values now, contiguous on the processor, in a buffer kept from save to save."""
+        buffer = self._staged.get(key)
+        if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+            buffer = self._staged[key] = torch.empty(value.shape, dtype=value.dtype)
+        return buffer.copy_(value.detach())
+
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._writing is not None and not self._writing.done()
+
+    def settle(self) -> bool:
+        """Waits for the save that is under way; whether there was one. A WeightsError where it failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+        return writing is not None
+
+    def close(self) -> None:
+        """Waits for the save that is under way, however it ends, and for its thread."""
+        self._pool.shutdown(wait=True)
+
+    def newest(self) -> Iterator[Path]:
+        """The checkpoints, newest first, whole or not."""
+        yield from reversed(found(self.checkpoints))
+
+    def set_aside(self, path: Path, why: str) -> Path:
+        """Gives a checkpoint a name under which it is no longer found; nothing of it is removed."""
+        there = (path.with_name(f"{why}-{path.name}{n}") for n in ("", *(f"-{i}" for i in range(1, 1000))))
+        aside = next(one for one in there if not one.exists())
+        path.rename(aside)
+        files.sync_folder(self.checkpoints)
+        return aside
+
+    def point(self, which: str, path: Path) -> None:
+        """Lets the run's file `last` or `best` name a checkpoint that stands."""
+        files.write(self.folder / which, path.name + "\n")
+
+    def _write(self, checkpoint: Checkpoint, best: bool) -> None:
+        path = self.checkpoints / name(
+            checkpoint.state["step"], judged=not checkpoint.state.get("validation_due", False)
+        )
+        try:
+            if not self._whole(path):
+                self._write_new(path, checkpoint)
+                verify(path)
+            self.point("last", path)
+            if best:
+                self.point("best", path)
+        except OSError as reason:
+            needs = room(self.folder, checkpoint)
+            raise WeightsError(f"{path}: could not be saved ({reason.strerror}); {needs}") from None
+        try:
+            self._prune()
+        except OSError as reason:
+            raise WeightsError(f"{path}: saved, but older ones cannot be removed ({reason.strerror})") from None
+
+    def _whole(self, path: Path) -> bool:
+        """Whether this step is saved already: by a run that was taken up and stopped again before the next."""
+        if not path.exists():
+            return False
         try:
             verify(path)
-            return path.name
         except WeightsError:
-            remove(path)
-    need = sum(t.nbytes for part in (checkpoint.model, checkpoint.optimizer) for t in part.values())
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < need * 1.05:
-        raise WeightsError(f"{folder}: a checkpoint needs {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free")
-    with files.new_folder(path) as new:
-        save_file(_cpu(checkpoint.model), new / "model.safetensors")
-        save_file(_cpu(checkpoint.optimizer), new / "optimizer.safetensors")
-        (new / "state.json").write_text(json.dumps({"schema": SCHEMA, **checkpoint.state}, indent=1, allow_nan=False))
-        manifest = {part: {"bytes": (new / part).stat().st_size, "sha256": files.sha256(new / part)} for part in PARTS}
-        (new / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    return path.name
+            self.set_aside(path, "broken")
+            return False
+        return True
+
+    def _write_new(self, path: Path, checkpoint: Checkpoint) -> None:
+        if free(self.folder) < ROOM * size(checkpoint):
+            raise WeightsError(f"{path}: could not be saved; {room(self.folder, checkpoint)}")
+        if not self.checkpoints.exists():  # and not its parents: a run folder that is gone is not made again
+            self.checkpoints.mkdir()
+        new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            new.mkdir()
+            parts = {
+                "model.safetensors": _safetensors(checkpoint.model),
+                "optimizer.safetensors": _safetensors(checkpoint.optimizer),
+                "state.json": [json.dumps(checkpoint.state, indent=1, allow_nan=False).encode()],
+            }
+            manifest = {part: dict(zip(("bytes", "sha256"), files.write_new(new / part, pieces), strict=True))
+                        for part, pieces in parts.items()}  # fmt: skip
+            files.write_new(new / "manifest.json", [json.dumps(manifest, indent=1).encode()])
+            files.sync_folder(new)
+            new.rename(path)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        files.sync_folder(self.checkpoints)
+
+    def _prune(self) -> None:
+        """Removes what need not be kept, and what an ended process left unfinished."""
+        there = found(self.checkpoints)
+        newest = there[-self.keep :]
+        kept = {path.name for path in newest} | {best_of(path) for path in newest}
+        for path in there:
+            if path.name not in kept:
+                remove(path)
+        for path in self.checkpoints.glob(".step-*.tmp"):
+            shutil.rmtree(path)
+
+
+def best_of(path: Path) -> str | None:
+    """The name of the best checkpoint by the state that stands in `path`; None where it names none, or is damaged."""
+    try:
+        return name(files.read_json(path / "state.json")["best"]["step"])
+    except (DataError, LookupError, TypeError, ValueError):
+        return None
+
+
+def size(checkpoint: Checkpoint) -> int:
+    """Bytes of its tensors."""
+    return sum(tensor.nbytes for part in (checkpoint.model, checkpoint.optimizer) for tensor in part.values())
+
+
+def free(folder: Path) -> int:
+    """Bytes that are free where `folder` lies; 0 where it is gone."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def room(folder: Path, checkpoint: Checkpoint) -> str:
+    """What a checkpoint needs and what is free, in words."""
+    return f"it needs {ROOM * size(checkpoint) / 1e6:.1f} MB, and {free(folder) / 1e6:.1f} MB are free"
+
+
+def _safetensors(tensors: dict[str, torch.Tensor]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file, from contiguous tensors on the processor, without a copy of them.
+
+    The library's own writer would hold the interpreter's lock, and so the steps, while it does.
+    """
+    # wide types first, so that each tensor begins at a multiple of its type's size
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {}
+    end = 0
+    for key, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[key] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for _, tensor in ordered:
+        if tensor.numel():
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def remove(path: Path) -> None:
@@ -132,24 +312,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def load(folder: Path, *, training: bool = True) -> Checkpoint:
     """The verified checkpoint in `folder`; without `training` the optimizer's tensors are not read."""
     verify(folder)
+    return read(folder, training=training)
+
+
+def read(folder: Path, *, training: bool = True) -> Checkpoint:
+    """What `load` gives of a checkpoint that is verified already."""
     state = files.read_json(folder / "state.json")
-    if state.get("schema") != SCHEMA:
-        raise WeightsError(f"{folder}: written in schema {state.get('schema')}; this program reads {SCHEMA}")
+    schema = state.get("schema") if isinstance(state, dict) else None
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        by = (
+            f"alexnet {state['alexnet']!s:.40}" if isinstance(state, dict) and "alexnet" in state else "another program"
+        )
+        raise WeightsError(f"{folder}: written by {by} in schema {schema!s:.20}; this program reads 1 to {SCHEMA}")
     optimizer = read_tensors(folder / "optimizer.safetensors") if training else {}
     return Checkpoint(read_tensors(folder / "model.safetensors"), optimizer, state)
-
-
-def found(folder: Path) -> list[Path]:
-    """The checkpoint folders under `folder`, oldest step first; unfinished ones have other names."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and NAME.fullmatch(path.name))
-
-
-def prune(folder: Path, keep: set[str]) -> None:
-    """Removes the checkpoints whose names are not in `keep`, and what an ended process left unfinished."""
-    for path in found(folder):
-        if path.name not in keep:
-            remove(path)
-    for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path)

@@ -1,6 +1,5 @@
 """A run folder: the whole truth of a run. Opened, created and checked here; it holds no pickle."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -21,7 +20,6 @@ from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
 
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
-POINTERS = ("best", "last")
 
 
 @dataclass
@@ -53,12 +51,12 @@ class Run:
 
         UsageError: a folder that someone has taken a part away from.
         """
-        last, best = self.pointer("last"), self.pointer("best")
-        if last is None and best is not None:
-            raise UsageError(f"{self.folder}: has `best` but no `last`; write the name of a checkpoint into it")
-        if last is not None and not self.exists():
+        there = bool(checkpoint.found(self.checkpoints))
+        if there and not self.exists():
             raise UsageError(f"{self.folder}: has checkpoints but no recipe.json")
-        return last is not None
+        if not there and self.pointer("last") is not None:
+            raise UsageError(f"{self.folder}: `last` names a checkpoint, and none is there")
+        return there
 
     def create(self) -> None:
         """Makes the folder and proves that it can be written; a UsageError where it cannot."""
@@ -68,7 +66,7 @@ class Run:
             files.write(probe, b"")
             probe.unlink()
         except OSError as reason:
-            raise UsageError(f"{self.folder}: cannot be written ({os.strerror(reason.errno or 0)})") from None
+            raise UsageError(f"{self.folder}: cannot be written ({reason.strerror})") from None
 
     def json(self, name: str) -> dict[str, Any]:
         """The object of one of its JSON files."""
@@ -116,23 +114,13 @@ class Run:
 
     def pointer(self, name: str) -> Path | None:
         """The checkpoint folder that `best` or `last` names; None where none is named yet."""
-        path = self.folder / name
-        if not path.exists():
-            return None
-        said = path.read_text().strip()
-        if not checkpoint.NAME.fullmatch(said):
-            raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
-        return self.checkpoints / said
+        return checkpoint.pointer(self.folder, name)
 
     @classmethod
     def pointed(cls, path: Path) -> Path | None:
         """The checkpoint folder that a run's own file `best` or `last`, at `path`, names; None for any other path."""
         run = cls(path.parent)
-        return run.pointer(path.name) if path.name in POINTERS and path.is_file() and run.exists() else None
-
-    def point(self, name: str, checkpoint_name: str) -> None:
-        """Lets `best` or `last` name a checkpoint that stands."""
-        files.write(self.folder / name, checkpoint_name + "\n")
+        return run.pointer(path.name) if path.name in checkpoint.POINTERS and path.is_file() and run.exists() else None
 
     def classes(self) -> Classes:
         """The classes fixed at training time."""

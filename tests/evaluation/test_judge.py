@@ -17,6 +17,7 @@ from alexnet.evaluation.predict import load
 from alexnet.training import start
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
+from tests.checkpoints import put
 from tests.pictures import write_folder
 
 
@@ -73,8 +74,7 @@ def permuted(run: Path, folder: Path, order: list[int]) -> Path:
     for name in ("fc8.weight", "fc8.bias"):
         kept.model[name] = kept.model[name][order].contiguous()
     shutil.rmtree(best)
-    kept.state.pop("schema")
-    checkpoint.save(folder / "checkpoints", kept)
+    put(folder, kept, best=True)
     return folder
 
 
@@ -190,8 +190,7 @@ def test_a_network_whose_answers_are_no_numbers_has_no_score(run, tmp_path):
     kept = checkpoint.load(best)
     kept.model["fc8.bias"][1] = float("inf")  # the softmax is NaN in every class
     shutil.rmtree(best)
-    kept.state.pop("schema")
-    checkpoint.save(broken / "checkpoints", kept)
+    put(broken, kept, best=True)
     with pytest.raises(NumbersError, match="not finite numbers") as caught:
         judge([str(run), str(broken)], None)
     assert str(broken) in str(caught.value) and str(run) + ":" not in str(caught.value)

@@ -191,7 +191,7 @@ from rich.console import Console
 from alexnet.training.journal import Journal
 from alexnet.weights.run import Run
 with Journal(Run(Path(sys.argv[1])), step=0, steps=1, console=Console()) as journal:
-    journal.board.add_scalar("x", 1.0, 0)
+    journal.board.scalars({"x": 1.0}, 0)
 """
 
 

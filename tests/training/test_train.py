@@ -29,7 +29,9 @@ from alexnet.training import loop, start
 from alexnet.training.recipes import recipe
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
-from alexnet.weights.run import Run, preprocess_of
+from alexnet.weights.checkpoint import Store
+from alexnet.weights.run import preprocess_of
+from tests.checkpoints import put
 from tests.pictures import write_folder
 
 
@@ -163,40 +165,43 @@ def test_a_run_stopped_in_its_last_validation_is_finished_by_the_next(pictures, 
     assert start.train(wanted, quiet()) == result
 
 
-def test_what_a_killed_save_left_is_not_taken_for_this_runs(pictures, tmp_path, monkeypatch):
-    """Killed between a checkpoint's rename and `last`: the log's length in it is that of lines that are gone."""
-    ordinary, run = Run.point, tmp_path / "run"
+def test_a_run_goes_on_from_a_checkpoint_that_nothing_names_yet(pictures, tmp_path, monkeypatch):
+    """Killed between a checkpoint's rename and `last`: the newest that is whole counts."""
+    ordinary, run = Store.point, tmp_path / "run"
+    start.train(asked(pictures, tmp_path / "whole", set=("validate_epochs=1",)), quiet())
 
-    def dying(self, name, checkpoint_name):
-        if checkpoint_name == "step-00000008":
+    def dying(self, which, path):
+        if path.name == "step-00000008":
             raise KeyboardInterrupt
-        return ordinary(self, name, checkpoint_name)
+        return ordinary(self, which, path)
 
-    monkeypatch.setattr(Run, "point", dying)
+    monkeypatch.setattr(Store, "point", dying)
     with pytest.raises(KeyboardInterrupt):
         start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
-    state = run / "checkpoints" / "step-00000008" / "state.json"
-    left = json.loads(state.read_text())
-    monkeypatch.setattr(Run, "point", ordinary)
-    start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
-    now = json.loads(state.read_text())
-    assert now["seconds"] != left["seconds"] and now["step"] == left["step"]
-    assert (run / "metrics.jsonl").read_bytes()[: now["metrics_bytes"]].endswith(b"}\n")
+    assert (run / "last").read_text() == "step-00000004\n"
+    monkeypatch.setattr(Store, "point", ordinary)
+    console = quiet()
+    start.train(asked(pictures, run, set=("validate_epochs=1",)), console)
+    assert "goes on from step 8 of" in console.file.getvalue()
+    assert digest(run) == digest(tmp_path / "whole") and lines(run) == lines(tmp_path / "whole")
 
 
-def test_gone_back_by_hand_to_a_state_whose_best_is_gone(pictures, tmp_path, monkeypatch):
+def test_the_best_of_an_older_state_is_there_where_the_newer_is_lost(pictures, tmp_path, monkeypatch):
     ordinary, run = loop.score, tmp_path / "run"
-    right = iter([9, 8, 11, 10])  # of those held out
+    right = iter([9, 8, 11, 7])  # of those held out
     monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), correct1=next(right)))
     start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
-    shutil.rmtree(run / "checkpoints" / "step-00000012")  # as docs/run-folder.md says of a damaged one
-    for name in ("last", "best"):
-        (run / name).write_text("step-00000008\n")
-    result = start.train(asked(pictures, run, set=("validate_epochs=1",)), quiet())
-    count = next(line["count"] for line in lines(run) if line["split"] == "val")
-    assert (result["best"]["step"], result["best"]["top1"]) == (12, 10 / count)  # better than the 8 gone back to
-    assert (run / "checkpoints" / (run / "best").read_text().strip()).is_dir()
+    names = ["step-00000004", "step-00000008", "step-00000012"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names
+    damaged = run / "checkpoints" / "step-00000012" / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    console = quiet()
+    result = start.train(asked(pictures, run, set=("validate_epochs=1",)), console)
+    said = console.file.getvalue()
+    assert f"{damaged}: changed or damaged" in said and "goes on from step 8 of 12" in said
+    assert (run / "checkpoints" / "broken-step-00000012").is_dir(), "nothing is thrown away unseen"
+    assert result["best"]["step"] == 4 and (run / "best").read_text() == "step-00000004\n"
+    assert (run / "checkpoints" / "step-00000004").is_dir()
 
 
 def test_of_as_many_right_answers_the_lower_loss_is_the_best(pictures, tmp_path, monkeypatch):
@@ -262,7 +267,7 @@ def test_a_finished_run_answers_and_can_be_extended(pictures, tmp_path):
 def test_other_settings_or_pictures_are_refused(pictures, tmp_path):
     run = tmp_path / "run"
     start.train(asked(pictures, run, epochs=1), quiet())
-    with pytest.raises(UsageError, match=r"lr: 0\.015 there, 0\.5 asked"):
+    with pytest.raises(UsageError, match=r"--allow-change lr would.*\n  lr  0\.015 there, 0\.5 \(--lr\) asked"):
         start.train(asked(pictures, run, epochs=1, lr=0.5), quiet())
     other = write_folder(tmp_path / "other", classes=3, each=24, seed=9)  # the same names
     with pytest.raises(UsageError, match="other pictures"):
@@ -304,13 +309,13 @@ def test_files_of_no_run_are_left_alone(pictures, tmp_path):
     assert (tmp_path / "kernels.npy").read_bytes() == b"someone's own"
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "last"])
+@pytest.mark.parametrize("name", ["recipe.json", "checkpoints"])
 def test_half_a_run_is_none(pictures, tmp_path, name):
     run = tmp_path / "run"
     start.train(asked(pictures, run, epochs=1), quiet())
-    (run / name).unlink()
+    (run / name).rename(tmp_path / name)
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    with pytest.raises(UsageError, match=name):
+    with pytest.raises(UsageError, match=f"{name}|`last` names a checkpoint"):
         start.train(asked(pictures, run, epochs=1), quiet())
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
@@ -414,7 +419,7 @@ def test_max_time_becomes_steps_and_is_kept(pictures, tmp_path, monkeypatch):
     again = start.train(asked(pictures, run, epochs=None, max_time=20.0), quiet())
     assert again["last"] == result["last"]
     for other in ({"max_time": 40.0}, {"epochs": 2}):
-        with pytest.raises(UsageError, match=r"max_time: 20\.0 there"):
+        with pytest.raises(UsageError, match=r"max_time  +20\.0 there"):
             start.train(asked(pictures, run, **{"epochs": None, **other}), quiet())
     assert json.loads((run / "recipe.json").read_text())["max_time"]["value"] == 20.0
 
@@ -519,8 +524,7 @@ def test_given_weights_are_matched_by_class(pictures, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     shutil.rmtree(other / "checkpoints")
-    name = checkpoint.save(other / "checkpoints", checkpoint.Checkpoint(moved, kept.optimizer, kept.state))
-    (other / "best").write_text(name)
+    put(other, checkpoint.Checkpoint(moved, kept.optimizer, kept.state), best=True)
     classes = json.loads((run / "classes.json").read_text())
     (other / "classes.json").write_text(json.dumps([classes[i] for i in order]))
     recipe = {"recipe": "paper", "variant": None}
@@ -575,7 +579,7 @@ def test_kernels_are_measured_once_and_kept_with_the_run(pictures, tmp_path, mon
     monkeypatch.setattr(start, "fastest", None)
     more = start.train(asked(pictures, tmp_path / "a", epochs=2, kernels="auto"), quiet())
     assert more["last"]["step"] == 2 * first["last"]["step"]
-    with pytest.raises(UsageError, match=r"other kernels:\n  lrn: numba there, torch asked"):
+    with pytest.raises(UsageError, match=r"kernels  lrn numba there, torch \(--kernels plain\) asked"):
         start.train(asked(pictures, tmp_path / "a", epochs=2), quiet())
     monkeypatch.setattr("alexnet.network.kernels.has_numba", lambda: False)
     with pytest.raises(UsageError, match="numba is not installed"):

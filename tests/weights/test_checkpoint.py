@@ -4,6 +4,8 @@ import io
 import json
 import random
 import shutil
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from safetensors.torch import load_file
 from alexnet.errors import WeightsError
 from alexnet.network.build import build
 from alexnet.weights import checkpoint
-from alexnet.weights.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from alexnet.weights.checkpoint import Checkpoint, Store, load_optimizer, optimizer_tensors
 from alexnet.weights.run import fit
+from tests.checkpoints import put
 
 ODD = {
     "float32": torch.tensor([0.0, -0.0, 1e-45, 3.4e38, float("inf"), float("nan")]),
@@ -37,22 +40,22 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
-    name = checkpoint.save(tmp_path, Checkpoint(ODD, {"0.0.m": ODD["float32"]}, {"step": 1200, "x": None, "y": 0.1}))
-    assert name == "step-00001200"
-    assert sorted(p.name for p in (tmp_path / name).iterdir()) == sorted([*checkpoint.PARTS, "manifest.json"])
-    kept = checkpoint.load(tmp_path / name)
+    path = put(tmp_path, Checkpoint(ODD, {"0.0.m": ODD["float32"]}, {"step": 1200, "x": None, "y": 0.1}))
+    assert path == tmp_path / "checkpoints" / "step-00001200"
+    assert sorted(p.name for p in path.iterdir()) == sorted([*checkpoint.PARTS, "manifest.json"])
+    kept = checkpoint.load(path)
     for key, value in ODD.items():
         assert kept.model[key].dtype == value.dtype and kept.model[key].shape == value.shape
         assert bits(kept.model[key]) == bits(value), key
-    assert kept.state == {"schema": checkpoint.SCHEMA, "step": 1200, "x": None, "y": 0.1}
-    assert not checkpoint.load(tmp_path / name, training=False).optimizer
-    assert set(load_file(tmp_path / name / "model.safetensors")) == set(ODD)
+    said = {"schema": checkpoint.SCHEMA, "alexnet": version("alexnet"), "step": 1200, "x": None, "y": 0.1}
+    assert kept.state == said
+    assert not checkpoint.load(path, training=False).optimizer
+    assert set(load_file(path / "model.safetensors")) == set(ODD)
 
 
 def test_every_truncation_and_bit_flip_is_seen(tmp_path):
     """Of each of the four files: cut anywhere, any bit turned, gone; always a WeightsError that names it."""
-    checkpoint.save(tmp_path / "whole", small())
-    whole, draw, tried = tmp_path / "whole" / "step-00000007", random.Random(0), 0
+    whole, draw, tried = put(tmp_path / "whole", small()), random.Random(0), 0
     folder = tmp_path / "step-00000007"
     shutil.copytree(whole, folder)
     for path in sorted(folder.iterdir()):
@@ -91,56 +94,99 @@ def same(changed: bytes, content: bytes) -> bool:
 
 @pytest.mark.parametrize("said", ["[]", "null", "7", '{"model.safetensors": []}', '{"model.safetensors": 3}'])
 def test_a_manifest_of_another_shape_is_damage(tmp_path, said):
-    checkpoint.save(tmp_path, small())
-    (tmp_path / "step-00000007" / "manifest.json").write_text(said)
+    path = put(tmp_path, small())
+    (path / "manifest.json").write_text(said)
     with pytest.raises(WeightsError):
-        checkpoint.load(tmp_path / "step-00000007")
+        checkpoint.load(path)
 
 
-def test_another_schema_is_refused(tmp_path, monkeypatch):
+def test_a_newer_schema_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 99)
-    checkpoint.save(tmp_path, small())
+    monkeypatch.setattr(checkpoint, "version", lambda name: "7.1")
+    path = put(tmp_path, small())
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match="schema 99; this program reads 1"):
-        checkpoint.load(tmp_path / "step-00000007")
+    with pytest.raises(WeightsError, match=r"written by alexnet 7\.1 in schema 99; this program reads 1 to 2"):
+        checkpoint.load(path)
 
 
 def test_a_damaged_one_is_written_again_a_whole_one_is_left(tmp_path):
-    checkpoint.save(tmp_path, small())
-    path = tmp_path / "step-00000007" / "model.safetensors"
+    path = put(tmp_path, small()) / "model.safetensors"
     before = path.stat().st_mtime_ns
-    checkpoint.save(tmp_path, small())
+    put(tmp_path, small())
     assert path.stat().st_mtime_ns == before
     path.write_bytes(path.read_bytes()[:-1])
-    checkpoint.save(tmp_path, small())
+    put(tmp_path, small())
     assert torch.equal(checkpoint.load(path.parent).model["a.weight"], small().model["a.weight"])
+    assert (tmp_path / "checkpoints" / "broken-step-00000007" / "model.safetensors").exists()
+
+
+def test_what_is_saved_is_what_stood_there_at_the_call(tmp_path):
+    """The tensors change while they are written: the file has none of it."""
+    draw = torch.Generator().manual_seed(0)
+    weight, momentum = torch.randn(2000, 1000, generator=draw), torch.randn(2000, 1000, generator=draw)
+    before = weight.clone(), momentum.clone()
+    with closing(Store(tmp_path)) as store:
+        for step in range(3):
+            store.save(Checkpoint({"w": weight}, {"0.0.m": momentum}, {"step": step}))
+            weight.add_(1)
+            momentum.zero_()
+            store.settle()
+            kept = checkpoint.load(tmp_path / "checkpoints" / checkpoint.name(step))
+            assert torch.equal(kept.model["w"], before[0]) and torch.equal(kept.optimizer["0.0.m"], before[1])
+            before = weight.clone(), momentum.clone()
 
 
 def test_numbers_that_json_cannot_hold_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        checkpoint.save(tmp_path, Checkpoint({}, {}, {"step": 3, "loss": float("nan")}))
+        put(tmp_path, Checkpoint({}, {}, {"step": 3, "loss": float("nan")}))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(WeightsError, match="MB are free"):
-        checkpoint.save(tmp_path, small())
+    with pytest.raises(
+        WeightsError, match=r"step-00000007: could not be saved; it needs 0\.0 MB, and 0\.0 MB are free"
+    ):
+        put(tmp_path, small())
     assert not list(tmp_path.iterdir())
 
 
-def test_the_unfinished_is_not_found_and_pruning_keeps_what_is_named(tmp_path):
-    names = [checkpoint.save(tmp_path, small(step)) for step in (30, 4, 200)]
-    left = tmp_path / ".step-00000300.123.tmp"
+def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with closing(Store(run)) as store:
+        run.rmdir()
+        store.save(small())
+        with pytest.raises(WeightsError, match="could not be saved"):
+            store.settle()
+    assert not run.exists()
+
+
+def test_the_unfinished_is_not_found_and_the_newest_and_their_best_are_kept(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for step, best in ((4, 4), (30, 4), (31, 31), (200, 31)):
+        made = small(step)
+        put(tmp_path, Checkpoint(made.model, made.optimizer, {**made.state, "best": {"step": best}}), best=step == best)
+        if step == 31:  # of the two newest, one names 4 as its best
+            assert [path.name[-3:] for path in checkpoint.found(folder)] == ["004", "030", "031"]
+    left = folder / ".step-00000300.123.tmp"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "step-5").mkdir()
-    (tmp_path / "step-00000009").write_text("a file")
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000004", "step-00000030", "step-00000200"]
-    checkpoint.prune(tmp_path, {names[0], names[2], "step-77777777"})
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000030", "step-00000200"]
-    assert not left.exists() and (tmp_path / "step-5").is_dir()
+    (folder / "step-5").mkdir()
+    (folder / "step-00000009").write_text("a file")
+    assert [path.name for path in checkpoint.found(folder)] == ["step-00000031", "step-00000200"]
+    put(tmp_path, small(201), keep=1)
+    assert [path.name for path in checkpoint.found(folder)] == ["step-00000201"]
+    assert not left.exists() and (folder / "step-5").is_dir()
     assert checkpoint.found(tmp_path / "none") == []
+    assert (tmp_path / "last").read_text() == "step-00000201\n" and (tmp_path / "best").read_text() == "step-00000031\n"
+
+
+def test_a_judged_state_is_newer_than_the_same_unjudged(tmp_path):
+    for name in ("step-00000008", "step-00000008-unjudged", "step-00000007"):
+        (tmp_path / name).mkdir()
+    names = [path.name for path in checkpoint.found(tmp_path)]
+    assert names == ["step-00000007", "step-00000008-unjudged", "step-00000008"]
 
 
 def stepped(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -154,8 +200,7 @@ def stepped(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 def test_momentum_comes_back_in_its_layout(tmp_path):
     model, rule = stepped()
-    name = checkpoint.save(tmp_path, Checkpoint(model.state_dict(), optimizer_tensors(rule), {"step": 1}))
-    kept = checkpoint.load(tmp_path / name)
+    kept = checkpoint.load(put(tmp_path, Checkpoint(model.state_dict(), optimizer_tensors(rule), {"step": 1})))
     other = build("tiny", classes=3, seed=5).to(memory_format=torch.channels_last)
     again = torch.optim.SGD(other.parameters(), lr=0.01, momentum=0.9)
     load_optimizer(again, kept.optimizer)
