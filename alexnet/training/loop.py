@@ -480,35 +480,30 @@ def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
     Returned is what a person should know: of checkpoints that are broken and were set aside. `exact`: just this
     checkpoint, and later ones are set aside. WeightsError: all are broken, or `exact` is.
     """
-    broken: list[str] = []
-    for path in job.store.newest() if exact is None else [exact]:
-        try:
-            checkpoint.verify(path)
-        except WeightsError as reason:
-            if exact is not None:
-                raise
-            broken.append(f"{reason}; the one before it is tried")
-            continue
-        state = load_into(job, path)
-        for later in job.store.newest():
-            if later == path:
-                break
-            aside = job.store.set_aside(later, "broken" if exact is None else "later")
-            if exact is not None:
-                broken.append(f"{later}: set aside as {aside.name}")
-        job.state = state
-        best = job.store.checkpoints / checkpoint.name(state.best["step"]) if state.best else path
-        if not best.exists():  # someone has taken it away
-            job.state.best, best = state.last, path
-        job.store.point("last", path)
-        job.store.point("best", best)
-        if job.run.metrics.exists():
-            with job.run.metrics.open("r+b") as stream:
-                stream.truncate(job.state.metrics_bytes)
-        return broken
-    if broken:
-        raise WeightsError("; ".join(broken))
-    return None
+    if exact is None:
+        path, broken = job.store.newest()
+        if path is None:
+            if broken:
+                raise WeightsError("; ".join(str(reason) for reason in broken))
+            return None
+    else:
+        path, broken = exact, []
+        checkpoint.verify(path)
+    state = load_into(job, path)
+    notes = [f"{reason}; the one before it is taken" for reason in broken]
+    for later in job.store.later(path):
+        aside = job.store.set_aside(later, "later" if exact else "broken")
+        notes.append(f"{later.name}: set aside as {aside}")
+    job.state = state
+    best = job.store.checkpoints / checkpoint.name(state.best["step"]) if state.best else path
+    if not best.exists():  # someone has taken it away
+        state.best, best = state.last, path
+    job.store.point("last", path)
+    job.store.point("best", best)
+    if job.run.metrics.exists():
+        with job.run.metrics.open("r+b") as stream:
+            stream.truncate(state.metrics_bytes)
+    return notes
 
 
 def load_into(job: Job, path: Path) -> State:
@@ -564,7 +559,7 @@ def layers(job: Job, batch: Batch, images: torch.Tensor, before: dict[str, torch
 
 def not_finite(job: Job, what: str, *, step: int, lr: float, batch: Batch | None = None) -> NumbersError:
     """The error of a number that is none, which names the batch's pictures; what is saved stays as it is."""
-    kept = next(job.store.newest(), None)
+    kept = next(reversed(checkpoint.found(job.store.checkpoints)), None)
     advice = f"{kept} is as it was; another --run with" if kept else "nothing was saved; try"
     text = f"step {step}: {what} at lr {lr:g}"
     if batch is not None:

@@ -693,7 +693,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
 
 def _consumed(asked: Asked, job: Job, console: Console) -> str:
     """Runs the loop to its end, and writes what it yields; returns how it ended, as `train --json` says."""
-    if asked.on_nan == "rollback" and next(job.store.newest(), None) is None:
+    if asked.on_nan == "rollback" and not job.run.begun():
         for item in loop.save_now(job):  # there is something to go back to from the first step on
             console.print(item["say"])
     stopped = "done"

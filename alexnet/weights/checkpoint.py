@@ -149,9 +149,22 @@ class Store:
         """Waits for the save that is under way, however it ends, and for its thread."""
         self._pool.shutdown(wait=True)
 
-    def newest(self) -> Iterator[Path]:
-        """The checkpoints, newest first, whole or not."""
-        yield from reversed(found(self.checkpoints))
+    def newest(self) -> tuple[Path | None, list[WeightsError]]:
+        """The newest checkpoint that is whole, None where none is; and what is wrong with those that are newer."""
+        broken: list[WeightsError] = []
+        for path in reversed(found(self.checkpoints)):
+            try:
+                verify(path)
+            except WeightsError as reason:
+                broken.append(reason)
+            else:
+                return path, broken
+        return None, broken
+
+    def later(self, than: Path) -> list[Path]:
+        """The checkpoints newer than one of them."""
+        there = found(self.checkpoints)
+        return there[there.index(than) + 1 :]
 
     def set_aside(self, path: Path, why: str) -> Path:
         """Gives a checkpoint a name under which it is no longer found; nothing of it is removed."""
