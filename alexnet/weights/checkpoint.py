@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -131,7 +132,9 @@ class Store:
         """The tensor's values now, contiguous on the processor, in a buffer kept from save to save."""
         buffer = self._staged.get(key)
         if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
-            buffer = self._staged[key] = torch.empty(value.shape, dtype=value.dtype)
+            # numpy asks for large pages, which are there sooner: the first save is not to hold the steps up either
+            room = torch.from_numpy(np.empty(value.nbytes, np.uint8))
+            buffer = self._staged[key] = room.view(value.dtype).reshape(value.shape)
         return buffer.copy_(value.detach())
 
     def busy(self) -> bool:
@@ -209,7 +212,7 @@ class Store:
         return True
 
     def _write_new(self, path: Path, checkpoint: Checkpoint) -> None:
-        if free(self.folder) < ROOM * size(checkpoint):
+        if shutil.disk_usage(self.folder).free < ROOM * size(checkpoint):
             raise WeightsError(f"{path}: could not be saved; {room(self.folder, checkpoint)}")
         if not self.checkpoints.exists():  # and not its parents: a run folder that is gone is not made again
             self.checkpoints.mkdir()
@@ -257,17 +260,13 @@ def size(checkpoint: Checkpoint) -> int:
     return sum(tensor.nbytes for part in (checkpoint.model, checkpoint.optimizer) for tensor in part.values())
 
 
-def free(folder: Path) -> int:
-    """Bytes that are free where `folder` lies; 0 where it is gone."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return 0
-
-
 def room(folder: Path, checkpoint: Checkpoint) -> str:
     """What a checkpoint needs and what is free, in words."""
-    return f"it needs {ROOM * size(checkpoint) / 1e6:.1f} MB, and {free(folder) / 1e6:.1f} MB are free"
+    try:
+        there = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free"
+    except OSError:
+        there = "the folder is gone"
+    return f"it needs {ROOM * size(checkpoint) / 1e6:.1f} MB, and {there}"
 
 
 def _safetensors(tensors: dict[str, torch.Tensor]) -> Iterator[memoryview]:

@@ -16,7 +16,7 @@ from tests.faults.saves import Crash, crash, ending, full, same, state_of
 
 
 class Checkpoints(RuleBasedStateMachine):
-    """What stands: the steps whose saves ended, without those that were damaged. The store must agree."""
+    """What stands: the steps whose saves ended, without the damaged and the pruned. The store must agree."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,10 +35,9 @@ class Checkpoints(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 50), best=st.booleans())
     def save(self, steps: int, best: bool) -> None:
         self.step += steps
-        self.store.save(state_of(self.step), best=best)
+        self.store.save(state_of(self.step, best=None if best else self.step), best=best)
         self.store.settle()
-        self.whole.append(self.step)
-        self.perhaps = None
+        self.saved()
 
     @rule(steps=st.integers(1, 50), at=st.integers(0, 40))
     def crash(self, steps: int, at: int) -> None:
@@ -51,8 +50,7 @@ class Checkpoints(RuleBasedStateMachine):
             except Crash:
                 pass
         if len(done) <= at:
-            self.whole.append(self.step)
-            self.perhaps = None
+            self.saved()
         else:
             self.perhaps = self.step
         self.resume()
@@ -106,6 +104,19 @@ class Checkpoints(RuleBasedStateMachine):
         if self.perhaps is not None and checkpoint.name(self.perhaps) in self.names():
             self.whole.append(self.perhaps)
         self.perhaps = None
+        self.pruned()
+
+    def saved(self) -> None:
+        """A save has ended well."""
+        self.perhaps = None
+        self.whole.append(self.step)
+        self.pruned()
+
+    def pruned(self) -> None:
+        """What is gone is so because two newer ones stand."""
+        names = self.names()
+        assert {checkpoint.name(step) for step in self.whole[-2:]} <= set(names), (self.whole, names)
+        self.whole = [step for step in self.whole if checkpoint.name(step) in names]
 
     def names(self) -> list[str]:
         return [path.name for path in checkpoint.found(self.store.checkpoints)]
@@ -113,16 +124,8 @@ class Checkpoints(RuleBasedStateMachine):
     @invariant()
     def the_newest_stands(self) -> None:
         path, _ = self.store.newest()
-        there = [step for step in self.whole if checkpoint.name(step) in self.names()]
-        assert (path is None) == (not self.whole), (path, self.whole)
-        if path is not None:
-            assert path.name == checkpoint.name(there[-1]) == checkpoint.name(self.whole[-1]), (path, self.whole)
-            assert same(path)
-
-    @invariant()
-    def the_last_two_stand(self) -> None:
-        if self.perhaps is None:
-            assert {checkpoint.name(step) for step in self.whole[-1:]} <= set(self.names())
+        assert (None if path is None else path.name) == (checkpoint.name(self.whole[-1]) if self.whole else None)
+        assert path is None or same(path)
 
 
 def store(examples: int, seed: int = 0) -> list[Row]:

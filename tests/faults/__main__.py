@@ -1,0 +1,48 @@
+"""All of the long trials, whole, and one table: `make faults`, or `python -m tests.faults FLOWERS [NAME ...]`.
+
+FLOWERS is a folder of class folders of real pictures; NAME is one of those below.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults import Row, kills, machine, saves, signals, soak, space
+
+Trial = Callable[[Path], Iterable[Row]]
+TRIALS: dict[str, Trial] = {
+    "saves": lambda source: saves.operations(),
+    "damage": lambda source: saves.damage(200, 500),
+    "store": lambda source: machine.store(2000),
+    "stall": lambda source: soak.stall(20),
+    "space": space.space,
+    "signals": lambda source: signals.signals(3, source),
+    "kills": lambda source: kills.kills(30, 10, source),
+    "soak": lambda source: soak.soak(30, source),
+}
+
+
+def main(words: list[str]) -> int:
+    """Runs the trials named, all where none is; 1 where something did not hold."""
+    if not words or not Path(words[0]).is_dir() or not set(words[1:]) <= set(TRIALS):
+        print(f"python -m tests.faults FLOWERS [{'|'.join(TRIALS)} ...]", file=sys.stderr)
+        return 2
+    table = Table("what", "times", "asked", "seen", "held", "s", title="what must never break")
+    held = True
+    for name in words[1:] or TRIALS:
+        begun = time.monotonic()
+        for row in TRIALS[name](Path(words[0])):
+            print(f"{name}: {row}", file=sys.stderr, flush=True)
+            table.add_row(row.what, f"{row.times:,}", row.asked, row.seen, "yes" if row.held else "NO",
+                          f"{time.monotonic() - begun:.0f}")  # fmt: skip
+            held &= row.held
+    Console(width=200, soft_wrap=False).print(table)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
