@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check fix bench clean
+.PHONY: demo test test-slow faults check fix bench clean
 
 # the marks are files: what they depend on changes, and the next command installs again
 $(VENV)/core: pyproject.toml
@@ -40,6 +40,10 @@ test: $(VENV)/dev
 
 test-slow: $(VENV)/oracles
 	$(BIN)/python -m pytest -m slow -q
+
+# PICTURES is a folder of class folders of real pictures; about an hour
+faults: $(VENV)/dev
+	$(BIN)/python -m tests.faults $(PICTURES)
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -103,12 +103,12 @@ def saved_steps(run: Path) -> int:
     return max((int(name[5:13]) for name in names), default=0)
 
 
-def one_run(data: Path, place: Path, kills: int, seed: int) -> dict[str, int]:
+def one_run(words: list[str], place: Path, kills: int, seed: int) -> dict[str, int]:
     """A run killed so many times: how often within a save, the most steps lost, and starts that failed."""
     draw, run, output = random.Random(seed), place / "run", place / "output"
     within = lost = failed = killed = 0
     while killed < kills:
-        child = begin(command(data, run), output)
+        child = begin(words, output)
         before, aimed = saved_steps(run), draw.random() < 0.7
         # it may get some saves further each time, but not to the end
         enough = min(before + draw.randrange(1, 2 * EVERY), STEPS - 2)
@@ -131,37 +131,37 @@ def one_run(data: Path, place: Path, kills: int, seed: int) -> dict[str, int]:
         killed += 1
         within += unfinished(run)
         lost = max(lost, steps_done(run) - saved_steps(run))
-    child = begin(command(data, run), output)
+    child = begin(words, output)
     child.join()
     failed += child.exitcode != 0
     return {"within": within, "lost": lost, "failed": failed, "killed": killed}
 
 
-def unbroken(place: Path, data: Path) -> dict[str, str]:
+def unbroken(place: Path, data: Path, *more: str) -> dict[str, str]:
     """The digest of a run that nothing disturbed; its cache is that of all that follow."""
     import alexnet.training.start  # noqa: F401  # once, for all that are forked
 
     os.environ["ALEXNET_CACHE"] = str(place / "cache")
-    child = begin(command(data, place / "whole"), place / "output")
+    child = begin(command(data, place / "whole", *more), place / "output")
     child.join()
     if child.exitcode:
         raise RuntimeError((place / "output").read_text())
     return digest(place / "whole")
 
 
-def kills(runs: int, each: int, source: Path, seed: int = 0) -> Iterable[Row]:
-    """`runs` runs on real pictures, killed `each` times."""
+def kills(runs: int, each: int, source: Path, *more: str, seed: int = 0) -> Iterable[Row]:
+    """`runs` runs on real pictures, killed `each` times; `more` options of the command."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         data = some_pictures(source, place / "pictures")
-        whole = unbroken(place, data)
+        whole = unbroken(place, data, *more)
         equal = 0
         total = dict.fromkeys(("within", "failed", "killed"), 0)
         lost = 0
         for number in range(runs):
             here = place / f"run-{number}"
             here.mkdir()
-            seen = one_run(data, here, each, seed * 1000 + number)
+            seen = one_run(command(data, here / "run", *more), here, each, seed * 1000 + number)
             total = {name: total[name] + seen[name] for name in total}
             lost = max(lost, seen["lost"])
             equal += not seen["failed"] and digest(here / "run") == whole

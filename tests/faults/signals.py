@@ -107,4 +107,7 @@ def _trained(run: Path, steps: int) -> bool:
 
 
 def _begun(out: Path) -> bool:
-    return out.is_dir() and any(path.stat().st_size > 1 << 20 for path in out.iterdir())
+    try:
+        return any(path.stat().st_size > 1 << 20 for path in out.iterdir())
+    except FileNotFoundError:  # one of them, meanwhile
+        return False

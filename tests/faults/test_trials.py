@@ -1,0 +1,91 @@
+"""The long trials, in part: `make faults` runs them whole."""
+
+import itertools
+import os
+import random
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from alexnet.weights.checkpoint import Store
+from tests.faults import Row, kills, machine, saves, signals, soak, space
+from tests.pictures import write_folder
+
+
+def held(rows) -> bool:
+    """All of them, of which there are some; those that did not are shown."""
+    rows = list(rows)
+    print(*(row for row in rows if not row.held), sep="\n")
+    return bool(rows) and all(isinstance(row, Row) and row.held for row in rows)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Real pictures where there are some."""
+    flowers = os.environ.get("ALEXNET_FLOWERS")
+    return Path(flowers) / "train" if flowers else write_folder(tmp_path_factory.mktemp("drawn"), classes=5, each=24)
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_save_may_end_at_any_operation():
+    assert held(saves.operations())
+
+
+def test_damage_is_seen():
+    assert held(saves.damage(20, 50, seed=1))
+
+
+def test_the_store_bears_any_order_of_events():
+    assert held(machine.store(25))
+
+
+@pytest.mark.parametrize("fault", ["verify", "prune"])
+def test_a_store_that_forgets_something_is_seen(monkeypatch, fault):
+    if fault == "verify":
+        monkeypatch.setattr("alexnet.weights.checkpoint.verify", lambda path: None)
+        assert not held(saves.damage(5, 5))
+        return
+    monkeypatch.setattr(Store, "_prune", lambda self: [saves.checkpoint.remove(p) for p in saves.checkpoint.found(self.checkpoints)[:-1]])  # fmt: skip
+    with pytest.raises(AssertionError):
+        machine.store(25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_killed_and_run_again_equals_unbroken(source, precision, workers):
+    seed = random.Random(f"{precision} {workers}").randrange(1 << 20)
+    rows = list(kills.kills(1, 10, source, "--precision", precision, "--workers", workers, seed=seed))
+    assert held(rows[:1]), rows  # how many hit a save is a matter of chance in so few
+    assert rows[0].times == 10
+
+
+@pytest.mark.slow
+def test_signals_anywhere(source):
+    assert held(signals.signals(1, source))
+
+
+@pytest.mark.slow
+def test_no_room_no_right_no_folder_no_lock(source):
+    rows = list(space.space(source))
+    assert held(rows) and len(rows) >= 5
+
+
+@pytest.mark.slow
+def test_memory_threads_and_files_stay(source):
+    rows = list(soak.soak(1.5, source))
+    assert "exit 75" in rows[0].seen and held(rows)
+
+
+def test_a_save_returns_before_it_is_written(tmp_path):
+    (row,) = soak.stall(2, variant="tiny")
+    assert row.times == 2 and "MB" in row.seen
+    with closing(Store(tmp_path)) as store:
+        store.save(saves.state_of(3))
+        assert store.settle() and not store.settle(), "one save, waited for once"
+    assert list(itertools.islice(tmp_path.iterdir(), 5))
