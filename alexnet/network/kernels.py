@@ -38,6 +38,9 @@ REPEATS = 3  # of each alternative, in turn
 MOST_IMAGES = {"cpu": 32, "cuda": 512}  # what is faster for so many is taken to be so for more
 
 
+LATER = {"maps", "step"}  # choices that the first runs did not have
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernels:
     """One of `CHOICES` for each. UsageError: a value that is none of them."""
@@ -55,19 +58,18 @@ class Kernels:
 
     @classmethod
     def of(cls, value: Any, where: str) -> "Kernels":
-        """From the object in environment.json; UsageError names `where`."""
+        """From the object in environment.json; UsageError names `where`. Where older ones had no choice they were plain."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or set(value) != names:
+        if not isinstance(value, dict) or not names - LATER <= set(value) <= names:
             raise UsageError(f"{where}: kernels: expected {', '.join(sorted(names))}, found {value!r}")
-        made = cls(**value)
-        if made.lrn == "numba" and not has_numba():
-            raise UsageError(f"{where}: kernels: lrn numba: numba is not installed here (pip install 'alexnet[fast]')")
-        if "triton" in (made.lrn, made.maps) and not has_triton():
-            raise UsageError(f"{where}: kernels: triton: Triton is not installed here (pip install triton)")
-        return made
+        return cls(**{**PLAIN.to_json(), **value})
 
     def check(self, device: torch.device, where: str) -> None:
-        """UsageError naming `where`: a kernel is not for the device."""
+        """UsageError naming `where`: a kernel is not installed here, or not for the device."""
+        if self.lrn == "numba" and not has_numba():
+            raise UsageError(f"{where}: kernels: lrn numba: numba is not installed here (pip install 'alexnet[fast]')")
+        if "triton" in (self.lrn, self.maps) and not has_triton():
+            raise UsageError(f"{where}: kernels: triton: Triton is not installed here (pip install triton)")
         for (choice, one), kind in DEVICES.items():
             if getattr(self, choice) == one and kind != device.type:
                 raise UsageError(f"{where}: kernels: {choice} {one}: not for {device.type}; use --device {kind}")

@@ -73,6 +73,8 @@ def test_kernels_are_read_with_care(monkeypatch):
     for wrong in (None, [], {}, {"lrn": "torch"}, {**PLAIN.to_json(), "more": "x"}, {**PLAIN.to_json(), "lrn": "fast"}):
         with pytest.raises(UsageError, match="kernels"):
             Kernels.of(wrong, "environment.json")
+    older = {name: one for name, one in PLAIN.to_json().items() if name not in ("maps", "step")}
+    assert Kernels.of(older, "x") == PLAIN
     monkeypatch.setattr("alexnet.network.kernels.has_numba", lambda: False)
     with pytest.raises(UsageError, match="numba is not installed"):
-        Kernels.of(OTHERS[0].to_json(), "environment.json")
+        Kernels.of(OTHERS[0].to_json(), "environment.json").check(torch.device("cpu"), "environment.json")

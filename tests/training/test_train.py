@@ -120,9 +120,9 @@ def test_stopped_and_resumed_equals_unbroken(pictures, tmp_path, monkeypatch, re
         return ordinary(job, *args, number=number, **kwargs)
 
     monkeypatch.setattr(loop, "step", stopping)
-    for following in (5, 9, None):
+    for following, workers in ((5, 0), (9, 4), (None, 1)):  # and at other numbers of decoding threads
         with pytest.raises(Stopped):
-            start.train(asked(pictures, tmp_path / "broken", **wanted), quiet())
+            start.train(asked(pictures, tmp_path / "broken", workers=workers, **wanted), quiet())
         at = following
     result = start.train(asked(pictures, tmp_path / "broken", **wanted), quiet())
     assert result["stopped"] == "done"
