@@ -58,7 +58,7 @@ class Kernels:
 
     @classmethod
     def of(cls, value: Any, where: str) -> "Kernels":
-        """From the object in environment.json; UsageError names `where`. Where older ones had no choice they were plain."""
+        """From the object in environment.json; UsageError names `where`. What older ones had no choice of was plain."""
         names = {field.name for field in fields(cls)}
         if not isinstance(value, dict) or not names - LATER <= set(value) <= names:
             raise UsageError(f"{where}: kernels: expected {', '.join(sorted(names))}, found {value!r}")

@@ -480,15 +480,13 @@ def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
     Returned is what a person should know: of checkpoints that are broken and were set aside. `exact`: just this
     checkpoint, and later ones are set aside. WeightsError: all are broken, or `exact` is.
     """
-    if exact is None:
-        path, broken = job.store.newest()
-        if path is None:
-            if broken:
-                raise WeightsError("; ".join(str(reason) for reason in broken))
-            return None
-    else:
-        path, broken = exact, []
-        checkpoint.verify(path)
+    path, broken = (exact, ()) if exact else job.store.newest()
+    if exact:
+        checkpoint.verify(exact)
+    if path is None:
+        if broken:
+            raise WeightsError("; ".join(str(reason) for reason in broken))
+        return None
     state = load_into(job, path)
     notes = [f"{reason}; the one before it is taken" for reason in broken]
     for later in job.store.later(path):
