@@ -1,11 +1,17 @@
 """What must last is there whole, or as it was: a fault at any step leaves the old bytes and no litter."""
 
+import errno
+import hashlib
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alexnet import files
@@ -112,8 +118,65 @@ def test_a_lock_held_elsewhere_is_refused_at_once_and_goes_with_its_process(tmp_
     finally:
         child.kill()
         child.communicate()
-    # killed, it holds nothing; and our own lock keeps others out
-    with files.lock(path), pytest.raises(UsageError, match="another process"), files.lock(path):
+    # killed, it holds nothing; and our own lock keeps others out, and says who we are
+    ours = f"in use by process {os.getpid()} on {socket.gethostname()}"
+    with files.lock(path) as note, pytest.raises(UsageError, match=ours), files.lock(path):
         pass
+    assert note is None and path.read_bytes() == b""
     with files.lock(path):
         pass
+
+
+def test_what_a_killed_one_left_locked_is_taken_over_and_said(tmp_path):
+    path = tmp_path / "lock"
+    child = os.fork()
+    if child == 0:
+        with files.lock(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with files.lock(path) as note:
+        assert note == f"{tmp_path}: process {child} on {socket.gethostname()} ended here without a word; taken over"
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    with files.lock(path) as note:
+        assert note is None, "that one ended with a word"
+
+
+@pytest.mark.parametrize(
+    ("holder", "held"),
+    [
+        ({"host": "elsewhere"}, True),
+        ({}, True),
+        ({"boot": "an earlier start"}, False),
+        ({"pid": 2**22 + 7}, False),  # more than Linux gives
+        (None, False),
+    ],
+)
+def test_a_file_system_without_locks_believes_the_file(tmp_path, monkeypatch, holder, held):
+    def none(stream, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    path = tmp_path / "lock"
+    with files.lock(path):
+        said = json.loads(path.read_text())
+    path.write_text("" if holder is None else json.dumps({**said, "pid": os.getppid(), **holder}))
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    if held:
+        with pytest.raises(UsageError, match=f"if that has ended, remove {path}"), files.lock(path):
+            pass
+        return
+    with files.lock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_new_file_is_what_it_was_said_to_be(tmp_path):
+    pieces = [b"abc", memoryview(np.arange(5, dtype=np.float32)), b"", memoryview(bytearray(b"xyz"))]
+    size, digest = files.write_new(tmp_path / "new", pieces)
+    content = (tmp_path / "new").read_bytes()
+    assert content == b"abc" + np.arange(5, dtype=np.float32).tobytes() + b"xyz"
+    assert (size, digest) == (len(content), hashlib.sha256(content).hexdigest()) == (26, files.sha256(tmp_path / "new"))
+    with pytest.raises(FileExistsError):
+        files.write_new(tmp_path / "new", [b"other"])
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(FileExistsError):
+        files.write_new(tmp_path / "link", [b"other"])
+    assert not (tmp_path / "target").exists()
