@@ -122,9 +122,9 @@ def test_a_changed_setting_is_allowed_by_name_and_written_down(pictures, tmp_pat
     (kept,) = json.loads((run / "changes.json").read_text())
     assert kept["step"] == 4 and [change["name"] for change in kept["changes"]] == ["lr", "seed"]
     assert json.loads((run / "recipe.json").read_text())["lr"]["value"] == 0.001
-    again = quiet()
-    start.train(replace(changed, epochs=3), again)  # now it is the run's own
-    assert "no longer" not in again.file.getvalue()
+    later = quiet()
+    start.train(replace(changed, epochs=3), later)  # now it is the run's own
+    assert "no longer" not in later.file.getvalue()
 
 
 def test_what_no_run_can_change(pictures, tmp_path):

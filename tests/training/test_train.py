@@ -25,7 +25,7 @@ from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageErro
 from alexnet.network.build import build
 from alexnet.network.kernels import PLAIN
 from alexnet.network.variants import variant
-from alexnet.training import loop, start
+from alexnet.training import again, loop, start
 from alexnet.training.recipes import recipe
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
@@ -593,12 +593,12 @@ def test_the_commit_is_the_programs_own(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path / "user"), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git[:3], "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    monkeypatch.setattr(start, "__file__", str(place / "start.py"))
-    assert start.commit() is None
+    monkeypatch.setattr(again, "__file__", str(place / "start.py"))
+    assert again.commit() is None
     (tmp_path / "user" / "training").mkdir()
-    monkeypatch.setattr(start, "__file__", str(tmp_path / "user" / "alexnet" / "training" / "start.py"))
+    monkeypatch.setattr(again, "__file__", str(tmp_path / "user" / "alexnet" / "training" / "start.py"))
     said = subprocess.run([*git[:3], "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    assert start.commit() == said.stdout.strip()
+    assert again.commit() == said.stdout.strip()
 
 
 def test_freeze_and_finetune(pictures, tmp_path):
