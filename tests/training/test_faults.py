@@ -309,13 +309,13 @@ main(sys.argv[2:])
 
 
 def test_memory_that_ends_says_what_to_lower(pictures, tmp_path):
-    words = ["train", str(pictures), "--variant", "torchvision", "--run", str(tmp_path / "run"), "--batch-size", "48",
+    words = ["train", str(pictures), "--variant", "torchvision", "--run", str(tmp_path / "run"), "--batch-size", "512",
              "--max-steps", "2", "--kernels", "plain", "--workers", "1"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", LITTLE, str(1 << 30), *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LITTLE, str(3 << 29), *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "alexnet: out of memory with batches of 48: --batch-size 24 takes less, and so does --accumulate 2, which computes "
+        "alexnet: out of memory with batches of 512: --batch-size 256 takes less, and so does --accumulate 2, which computes "
         "the same; what was saved stands"
     )
