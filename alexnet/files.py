@@ -1,5 +1,6 @@
 """Files that must last: written whole or not at all, hashed, locked. Nothing else in the program writes such files."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -112,6 +113,19 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: missing") from None
     except (ValueError, OSError, RecursionError) as reason:
         raise DataError(f"{path}: cannot be read as JSON ({reason})") from None
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a file another place on its file system; at every moment it stands at one of the two, whole.
+
+    FileExistsError: something is at `target`. OSError: it cannot be moved, and is where it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
 
 
 @contextmanager

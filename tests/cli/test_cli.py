@@ -23,8 +23,8 @@ from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "stats"], ["data", "pack"],
-         ["data", "get"])  # fmt: skip
+VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "check"], ["data", "stats"],
+         ["data", "pack"], ["data", "get"])  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
