@@ -49,6 +49,7 @@ ALONE: Final = (0x00, 0x01, *range(0xD0, 0xDA))  # no length follows
 
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 EXIF: Final = b"Exif\0\0"
+TIFF: Final = 42
 ORIENTATION: Final = 0x0112
 INTEGERS: Final = {1: "B", 3: "H", 4: "I"}  # TIFF's BYTE, SHORT, LONG
 # Bytes of one value of each of TIFF's types.
@@ -505,8 +506,9 @@ def _whole(exif: bytes) -> bool:
     if order is None:
         return False
     try:
-        start = struct.unpack_from(f"{order}I", tiff, 4)[0]
+        magic, start = struct.unpack_from(f"{order}HI", tiff, 2)
         count = struct.unpack_from(f"{order}H", tiff, start)[0]
+        struct.unpack_from(f"{order}I", tiff, start + 2 + 12 * count)  # where the next directory is
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, values, place = struct.unpack_from(f"{order}HHII", tiff, at)
             size = BYTES.get(kind, 0) * values
@@ -516,4 +518,4 @@ def _whole(exif: bytes) -> bool:
                 return False
     except struct.error:
         return False
-    return True
+    return magic == TIFF
