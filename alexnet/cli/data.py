@@ -164,9 +164,9 @@ def check(
             )
         if html is not None:
             files.write(html, sheet(report, f"alexnet data check {shown(data)}"))
-            done.append(f"{html}: what was found, as a page")
+            done.append(f"{shown(str(html))}: what was found, as a page")
         if fix is not None:
-            done.append(_fixed(checking.moves(report, data, val), data, move=fix == "move"))
+            done.append(_fixed(checking.moves(report, data, val), data, val, move=fix == "move"))
     if json:
         print(json_format.dumps(report.to_json()))
     else:
@@ -184,9 +184,10 @@ def _print(report: "Report", data: str, console: "Console") -> None:
     from rich.table import Table
 
     from ..data.check import FAULTS, REMARKS
+    from ..data.samples import shown
 
     held = len(report) - len(report.train)
-    console.print(f"{data}: {len(report):,} pictures, {len(report.train):,} to train on, {held:,} held out")
+    console.print(f"{shown(data)}: {len(report):,} pictures, {len(report.train):,} to train on, {held:,} held out")
     smallest = np.argsort(report.counts.sum(0), kind="stable")[:MOST_CLASSES]
     title = f"the {MOST_CLASSES} smallest of {len(report.keys):,} classes" if len(report.keys) > MOST_CLASSES else None
     sizes = Table("class", "train", "val", title=title)
@@ -195,9 +196,9 @@ def _print(report: "Report", data: str, console: "Console") -> None:
     console.print(sizes, soft_wrap=False)
     meaning, found = FAULTS | REMARKS, report.found()
     if found:
-        kinds = Table("", "found", "number", "")
+        kinds = Table(box=None, show_header=False, pad_edge=False)
         for kind, count in found.items():
-            kinds.add_row("fault" if kind in FAULTS else "remark", kind, str(count), meaning[kind])
+            kinds.add_row("fault" if kind in FAULTS else "remark", kind, f"{count:,}", meaning[kind])
         console.print(kinds, soft_wrap=False)
     for kind, count in found.items():
         named = itertools.islice((one for one in report.problems if one.kind == kind), MOST_NAMED)
@@ -212,7 +213,7 @@ def _print(report: "Report", data: str, console: "Console") -> None:
     console.print("nothing found" if not found else f"{sum(report.faults().values()):,} faults")
 
 
-def _fixed(chosen: "list[Move]", data: str, *, move: bool) -> str:
+def _fixed(chosen: "list[Move]", data: str, val: str | None, *, move: bool) -> str:
     """Moves the pictures that are to be moved, or writes down which; what was done, in words."""
     from .. import files
     from ..data import check as checking
@@ -222,7 +223,8 @@ def _fixed(chosen: "list[Move]", data: str, *, move: bool) -> str:
     if move:
         stay = sum(one.target is None for one in chosen)
         links = f"; {stay} stay, behind a link" if stay else ""
-        return f"{checking.move(chosen)} pictures moved into {bad}, none deleted{links}"
+        into = " and ".join(shown(str(checking.bad_folder(Path(one)))) for one in (data, val) if one is not None)
+        return f"{checking.move(chosen)} pictures moved into {into}, none deleted{links}"
     stream = io.StringIO()
     writer = csv_format.writer(stream, lineterminator="\n")
     writer.writerow(["path", "to", "kind", "detail"])
@@ -231,7 +233,7 @@ def _fixed(chosen: "list[Move]", data: str, *, move: bool) -> str:
         writer.writerow([plain(one.path), plain(target), plain(one.kind), plain(one.detail)])
     path = bad.with_name(f"{bad.name}.csv")
     files.write(path, stream.getvalue())
-    return f"{path}: the {len(chosen)} pictures with a fault"
+    return f"{shown(str(path))}: the {len(chosen)} pictures with a fault"
 
 
 @app.command

@@ -51,7 +51,7 @@ REMARKS: Final = {
 KINDS: Final = (*FAULTS, *REMARKS)
 SUFFIXES: Final = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF",
-    ".bmp": "BMP",
+    ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM",
 }  # fmt: skip
 
 
@@ -233,7 +233,6 @@ def _scan(samples: Samples, threads: int, near: bool, progress: Callable[[int], 
     ranges = [range(start, min(start + AT_A_TIME, count)) for start in range(0, count, AT_A_TIME)]
     with closing(in_turn(lambda rows: _look(samples, rows, near), ranges, threads=threads)) as made:
         for rows, seen in zip(ranges, made, strict=True):
-            _go_on()
             part = slice(rows.start, rows.stop)
             all_seen.good[part] = seen.good
             all_seen.hashes[part] = seen.hashes
@@ -248,6 +247,7 @@ def _look(samples: Samples, rows: range, near: bool) -> _Seen:
     count = len(rows)
     seen = _Seen([], np.zeros(count, bool), np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64))
     for i, row in enumerate(rows):
+        _go_on()
         try:
             data = samples.read(row)
         except BadImage as reason:

@@ -239,6 +239,7 @@ def tar_sets(paths: Sequence[Path], splits: Sequence[str]) -> tuple[Samples, Sam
         else:
             for row in _images(path, found, ignored):
                 rows.put(found.member(row), file)
+        del found
     if labelled.names and rows.names:
         raise DataError(f"{shown(str(paths[0].parent))}: some tars hold .cls labels and others do not")
     if labelled.names:
@@ -284,15 +285,12 @@ def _by_folder(rows: _Rows, chosen: Sequence[int], depth: int, paths: Sequence[P
 
 def _webdataset(path: Path, found: _Rows, ignored: LeftOut, labelled: _Rows) -> None:
     """Puts the images of a tar of WebDataset members into `labelled`, in its order."""
-    labels: dict[str, str] = {}
     images: dict[str, int] = {}
     for row, name in enumerate(found.names):
-        folder, base = os.path.split(name)
-        stem, _, extension = base.partition(".")  # a WebDataset key ends at its first dot
-        key = f"{folder}/{stem}"
+        key, extension = _key(name)
         if extension == "cls":
-            labels[key] = sys.intern(_label(path, found.member(row)))
-        elif is_junk(base) or not is_image(f".{extension}") or "." in extension:
+            continue
+        if is_junk(name.rpartition("/")[2]) or not is_image(f".{extension}") or "." in extension:
             ignored.put("neither an image nor a .cls label", f"{path.name}/{name}")
         elif key in images:
             raise DataError(
@@ -300,10 +298,25 @@ def _webdataset(path: Path, found: _Rows, ignored: LeftOut, labelled: _Rows) -> 
             )
         else:
             images[key] = row
-    for key, row in images.items():
-        if key not in labels:
+    has_label = bytearray(len(found.names))
+    for row, name in enumerate(found.names):
+        key, extension = _key(name)
+        if extension == "cls":
+            label = sys.intern(_label(path, found.member(row)))
+            if key in images:
+                found.labels[images[key]] = label
+                has_label[images[key]] = True
+    for row in images.values():
+        if not has_label[row]:
             raise DataError(f"{shown(str(path))}: member {shown(found.names[row])} has no .cls label beside it")
-        labelled.put(found.member(row), found.file[row], labels[key])
+        labelled.put(found.member(row), found.file[row], found.labels[row])
+
+
+def _key(name: str) -> tuple[str, str]:
+    """A WebDataset key, which ends at the first dot behind the folder, and what follows."""
+    folder, base = os.path.split(name)
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}", extension
 
 
 def _label(path: Path, member: Member) -> str:
