@@ -599,6 +599,7 @@ def test_check_is_stopped_by_a_signal(ill, capsys, monkeypatch):
         return looked(*asked)
 
     looked = checking._look
+    monkeypatch.setattr("alexnet.stop._asked", False)  # and so again afterwards: other tests run in this process
     monkeypatch.setattr(checking, "_look", look)
     code, said = fails(["data", "check", ill], capsys)
     assert code == 75 and "stopped while checking" in said
