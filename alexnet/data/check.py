@@ -159,10 +159,20 @@ class Report:
         }
 
 
+class _Look(NamedTuple):
+    """What one picture gave: (kind, detail) of what was found, the hash of its bytes (None: it cannot be decoded), and
+    the likeness of its pixels where that was asked for.
+    """
+
+    found: list[tuple[str, str]]
+    hash: bytes | None = None
+    likeness: np.uint64 = np.uint64(0)
+
+
 @dataclass
 class _Seen:
-    """What some rows gave: (row, kind, detail) of what was found; which rows could be decoded; the hash of the bytes
-    of each, and the likeness of its pixels, which stay 0 where none is to be had.
+    """What a part gave: (row, kind, detail) of what was found, and for each row whether it could be decoded, the hash
+    of its bytes and the likeness of its pixels.
     """
 
     found: list[tuple[int, str, str]]
@@ -229,48 +239,45 @@ def _go_on() -> None:
 def _scan(samples: Samples, threads: int, near: bool, progress: Callable[[int], None]) -> _Seen:
     """Every row of a part."""
     count = len(samples)
-    all_seen = _Seen([], np.zeros(count, bool), np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64))
-    ranges = [range(start, min(start + AT_A_TIME, count)) for start in range(0, count, AT_A_TIME)]
-    with closing(in_turn(lambda rows: _look(samples, rows, near), ranges, threads=threads)) as made:
-        for rows, seen in zip(ranges, made, strict=True):
-            part = slice(rows.start, rows.stop)
-            all_seen.good[part] = seen.good
-            all_seen.hashes[part] = seen.hashes
-            all_seen.likenesses[part] = seen.likenesses
-            all_seen.found += seen.found
-            progress(len(rows))
-    return all_seen
-
-
-def _look(samples: Samples, rows: range, near: bool) -> _Seen:
-    """Reads, hashes and decodes some rows."""
-    count = len(rows)
     seen = _Seen([], np.zeros(count, bool), np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64))
-    for i, row in enumerate(rows):
-        _go_on()
-        try:
-            data = samples.read(row)
-        except BadImage as reason:
-            seen.found.append((row, "unreadable", reason.reason))
-            continue
-        try:
-            if samples.raw:
-                assert samples.shaping is not None
-                image = raw_form(data, samples.shaping.stored, "")
-            else:
-                image = decode(data, "")
-        except BadImage as reason:
-            seen.found.append((row, _fault(samples, data, reason), reason.reason))
-            continue
-        seen.good[i] = True
-        seen.hashes[i] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint64)
-        if near:
-            seen.likenesses[i] = likeness(image)
-        if not samples.raw:
-            # in a pack the name is that of the picture it was made from
-            name = samples.name(row) if samples.shaping is None else ""
-            seen.found += [(row, kind, detail) for kind, detail in _remarks(traits(data), name)]
+    ranges = [range(start, min(start + AT_A_TIME, count)) for start in range(0, count, AT_A_TIME)]
+    with closing(in_turn(lambda rows: [_look(samples, row, near) for row in rows], ranges, threads=threads)) as made:
+        for rows, looks in zip(ranges, made, strict=True):
+            for row, look in zip(rows, looks, strict=True):
+                seen.found += [(row, kind, detail) for kind, detail in look.found]
+                if look.hash is not None:
+                    seen.good[row] = True
+                    seen.hashes[row] = np.frombuffer(look.hash, np.uint64)
+                    seen.likenesses[row] = look.likeness
+            progress(len(rows))
     return seen
+
+
+def _look(samples: Samples, row: int, near: bool) -> _Look:
+    """Reads, decodes and hashes a picture."""
+    _go_on()
+    try:
+        data = samples.read(row)
+    except BadImage as reason:
+        return _Look([("unreadable", reason.reason)])
+    try:
+        image = pixels_of(samples, data)
+    except BadImage as reason:
+        return _Look([(_fault(samples, data, reason), reason.reason)])
+    found: list[tuple[str, str]] = []
+    if not samples.raw:
+        # in a pack the name is that of the picture it was made from
+        found = list(_remarks(traits(data), samples.name(row) if samples.shaping is None else ""))
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return _Look(found, digest, likeness(image) if near else np.uint64(0))
+
+
+def pixels_of(samples: Samples, data: bytes) -> NDArray[np.uint8]:
+    """The pixels uint8 (h, w, 3) of the bytes of a row, encoded or raw; BadImage, without a name."""
+    if not samples.raw:
+        return decode(data, "")
+    assert samples.shaping is not None
+    return raw_form(data, samples.shaping.stored, "")
 
 
 def _fault(samples: Samples, data: bytes, reason: BadImage) -> str:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BadImage
-from .check import FAULTS, REMARKS, Report
-from .decode import decode, raw_form
+from .check import FAULTS, REMARKS, Report, pixels_of
 from .samples import shown
 
 MOST_SHOWN: Final = 24  # pictures of a kind, and groups of pictures
@@ -77,20 +76,12 @@ def sheet(report: Report, title: str) -> str:
 def _figure(report: Report, row: int, detail: str) -> str:
     """One picture with its name."""
     try:
-        small = f'<img alt="" src="data:image/jpeg;base64,{_small(_pixels(report, row))}">'
+        samples, own = report.at(row)
+        small = f'<img alt="" src="data:image/jpeg;base64,{_small(pixels_of(samples, samples.read(own)))}">'
     except BadImage:
         small = "<div class=none>cannot be shown</div>"
     said = f"<br>{escape(detail)}" if detail else ""
     return f"<figure>{small}<figcaption>{escape(report.path(row))}{said}</figcaption></figure>"
-
-
-def _pixels(report: Report, row: int) -> NDArray[np.uint8]:
-    samples, own = report.at(row)
-    data = samples.read(own)
-    if samples.raw:
-        assert samples.shaping is not None
-        return raw_form(data, samples.shaping.stored, "")
-    return decode(data, "")
 
 
 def _small(image: NDArray[np.uint8]) -> str:
