@@ -47,6 +47,10 @@ class BadImage(DataError):
         return BadImage(self.path, f"{self.reason}; --bad-images skip leaves such pictures out")
 
 
+class TooLarge(BadImage):
+    """One image that is over a limit, and was refused before a pixel of it was read."""
+
+
 class WeightsError(AlexNetError):
     """Weights or a checkpoint that cannot be read, or that do not fit."""
 

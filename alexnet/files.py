@@ -4,6 +4,7 @@ What makes a checkpoint does so through functions of `os`, where the trial that 
 (tests/faults/saves.py) finds them all.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -143,6 +144,19 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: missing") from None
     except (ValueError, OSError, RecursionError) as reason:
         raise DataError(f"{path}: cannot be read as JSON ({reason})") from None
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a file another place on its file system; at every moment it stands at one of the two, whole.
+
+    FileExistsError: something is at `target`. OSError: it cannot be moved, and is where it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
 
 
 @contextmanager

@@ -1,14 +1,31 @@
-"""`alexnet data`: stats, pack, get."""
+"""`alexnet data`: check, stats, pack, get."""
 
+import csv as csv_format
+import io
+import itertools
 import json as json_format
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
-from ..errors import BadImage, UsageError
+from ..errors import BadImage, DataError, UsageError
+from .predict import plain
 
-app = App(name="data", help="Look at a data set, pack or fetch one.", help_format="plaintext", help_formatter="plain")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..data.check import Move, Report
+
+MOST_NAMED = 5  # pictures of a kind that are named for a person
+MOST_CLASSES = 40
+
+app = App(
+    name="data",
+    help="Check a data set, look at one, pack or fetch one.",
+    help_format="plaintext",
+    help_formatter="plain",
+)
 
 
 @app.command
@@ -90,6 +107,133 @@ def stats(
         + "".join(f"\nbad, left out: {bad['path']}: {bad['reason']}" for bad in result["bad"])
         + "".join(f"\n{count} {reason}: left out" for reason, count in found.train.ignored.items()),
     )
+
+
+@app.command
+def check(
+    data: str,
+    *,
+    val: str | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    near: bool = False,
+    fix: Literal["report", "move"] | None = None,
+    html: Path | None = None,
+    workers: int = 2,
+    json: bool = False,
+) -> None:
+    """What is wrong with a data set, each picture named; exits with 3 at a fault.
+
+    alexnet data check flowers --html flowers.html
+
+    Parameters:
+        data: folder, list, tar, ILSVRC2012 files, pack, or digits
+        val: pictures to validate on, elsewhere
+        val_fraction: held out where nothing else is; 0 for none
+        seed: of the held-out pictures
+        near: look for pictures that look alike, too
+        fix: report (write DATA-bad.csv) or move (faulty files to DATA-bad/)
+        html: a page to write, with the pictures found
+        workers: threads that decode
+        json: print one JSON document
+    """
+    from rich.progress import Progress
+
+    from .. import files
+    from ..data import check as checking
+    from ..data.samples import shown
+    from ..data.sheet import sheet
+    from ..data.sources import open_parts
+    from ..stop import watch
+    from . import console_for
+
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
+    if html is not None and not html.parent.is_dir():
+        raise UsageError(f"--html {html}: there is no folder {html.parent}")
+    console = console_for(json)
+    train, held_out, _ = open_parts(data, val=val, val_fraction=val_fraction, seed=seed)
+    if fix == "move":
+        checking.check_movable(train, held_out, data, val)
+    done: list[str] = []
+    with watch():
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("checking", total=len(train) + (len(held_out) if held_out is not None else 0))
+            report = checking.check(
+                train, held_out, threads=workers, near=near, progress=lambda seen: bar.advance(task, seen)
+            )
+        if html is not None:
+            files.write(html, sheet(report, f"alexnet data check {shown(data)}"))
+            done.append(f"{shown(str(html))}: what was found, as a page")
+        if fix is not None:
+            done.append(_fixed(checking.moves(report, data, val), data, val, move=fix == "move"))
+    if json:
+        print(json_format.dumps(report.to_json()))
+    else:
+        _print(report, data, console)
+    for line in done:
+        console.print(line)
+    if faults := report.faults():
+        kinds = ", ".join(f"{count} {kind}" for kind, count in faults.items())
+        raise DataError(f"{shown(data)}: {sum(faults.values())} faults: {kinds}")
+
+
+def _print(report: "Report", data: str, console: "Console") -> None:
+    """What was found, for a person; `--json` has all of it."""
+    import numpy as np
+    from rich.table import Table
+
+    from ..data.check import FAULTS, REMARKS
+    from ..data.samples import shown
+
+    held = len(report) - len(report.train)
+    console.print(f"{shown(data)}: {len(report):,} pictures, {len(report.train):,} to train on, {held:,} held out")
+    smallest = np.argsort(report.counts.sum(0), kind="stable")[:MOST_CLASSES]
+    title = f"the {MOST_CLASSES} smallest of {len(report.keys):,} classes" if len(report.keys) > MOST_CLASSES else None
+    sizes = Table("class", "train", "val", title=title)
+    for index in sorted(smallest):
+        sizes.add_row(report.keys[index], *map(str, report.counts[:, index]))
+    console.print(sizes, soft_wrap=False)
+    meaning, found = FAULTS | REMARKS, report.found()
+    if found:
+        kinds = Table(box=None, show_header=False, pad_edge=False)
+        for kind, count in found.items():
+            kinds.add_row("fault" if kind in FAULTS else "remark", kind, f"{count:,}", meaning[kind])
+        console.print(kinds, soft_wrap=False)
+    for kind, count in found.items():
+        named = itertools.islice((one for one in report.problems if one.kind == kind), MOST_NAMED)
+        more = f"\n  and {count - MOST_NAMED:,} more" if count > MOST_NAMED else ""
+        console.print(f"{kind}:\n" + "\n".join(f"  {one.path}: {one.detail}" for one in named) + more)
+    for reason, (count, names) in report.left_out().items():
+        more = ", …" if count > MOST_NAMED else ""
+        console.print(f"left out, {reason} ({count:,}): {', '.join(names[:MOST_NAMED])}{more}")
+    if report.leaked:
+        share = 100 * report.leaked / held
+        console.print(f"{report.leaked:,} of {held:,} held-out pictures ({share:.2f} %) are among those to train on")
+    console.print("nothing found" if not found else f"{sum(report.faults().values()):,} faults")
+
+
+def _fixed(chosen: "list[Move]", data: str, val: str | None, *, move: bool) -> str:
+    """Moves the pictures that are to be moved, or writes down which; what was done, in words."""
+    from .. import files
+    from ..data import check as checking
+    from ..data.samples import shown
+
+    bad = checking.bad_folder(Path(data))
+    if move:
+        stay = sum(one.target is None for one in chosen)
+        links = f"; {stay} stay, behind a link" if stay else ""
+        into = " and ".join(shown(str(checking.bad_folder(Path(one)))) for one in (data, val) if one is not None)
+        return f"{checking.move(chosen)} pictures moved into {into}, none deleted{links}"
+    stream = io.StringIO()
+    writer = csv_format.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "to", "kind", "detail"])
+    for one in chosen:
+        target = shown(str(one.target)) if one.target is not None else ""
+        writer.writerow([plain(one.path), plain(target), plain(one.kind), plain(one.detail)])
+    path = bad.with_name(f"{bad.name}.csv")
+    files.write(path, stream.getvalue())
+    return f"{shown(str(path))}: the {len(chosen)} pictures with a fault"
 
 
 @app.command

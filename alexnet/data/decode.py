@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import BadImage
+from ..errors import BadImage, TooLarge
 from .preprocess import Filter, Resize, Shaping
 
 # Pillow's own limit warns, which no thread can silence for itself alone; `decode` refuses by `max_pixels` before a
@@ -39,6 +39,7 @@ FILTERS: Final = {
 }
 
 # JPEG's markers, the byte after 0xFF.
+FRAMES: Final = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 START_OF_SCAN: Final = 0xDA
 PROGRESSIVE: Final = (0xC2, 0xCA)
 APPLICATION: Final = range(0xE0, 0xF0)
@@ -48,8 +49,11 @@ ALONE: Final = (0x00, 0x01, *range(0xD0, 0xDA))  # no length follows
 
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 EXIF: Final = b"Exif\0\0"
+TIFF: Final = 42
 ORIENTATION: Final = 0x0112
 INTEGERS: Final = {1: "B", 3: "H", 4: "I"}  # TIFF's BYTE, SHORT, LONG
+# Bytes of one value of each of TIFF's types.
+BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 # EXIF orientation -> what brings the picture upright.
 UPRIGHT: Final[dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
     2: lambda image: image[:, ::-1],
@@ -65,6 +69,7 @@ FROM_BOTTOM: Final = (3, 4, 7, 8)
 FROM_RIGHT: Final = (2, 3, 6, 7)
 SIDEWAYS: Final = (5, 6, 7, 8)
 
+KINDS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # What files that are no pictures begin with.
 HEIC: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 MAGICS: Final = (
@@ -230,7 +235,7 @@ def _resized(
 def _decode(data: bytes, name: str, max_pixels: int, stored: int | None) -> _Picture:
     """The picture of a file of any kind, reduced where that serves a stored form of side `stored`; None: never."""
     kind = _kind(data)
-    if kind not in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+    if kind not in KINDS:
         raise BadImage(name, f"{kind}, expected JPEG, PNG, WebP, GIF or BMP")
     try:
         if kind == "JPEG":
@@ -295,7 +300,7 @@ def _line(reason: BaseException) -> str:
 
 def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
     if height * width > max_pixels:
-        raise BadImage(name, f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
+        raise TooLarge(name, f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
     if height < 1 or width < 1:
         raise BadImage(name, f"{width} x {height} pixels")
 
@@ -307,7 +312,7 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: int, stored: int | None) ->
     segments = _segments(data)
     progressive = any(marker in PROGRESSIVE for marker, _, _ in segments)
     if progressive and data.count(bytes((0xFF, START_OF_SCAN))) > MAX_SCANS:
-        raise BadImage(name, f"a JPEG of more than {MAX_SCANS} scans")
+        raise TooLarge(name, f"a JPEG of more than {MAX_SCANS} scans")
     exif = next((data[a + 4 : b] for marker, a, b in segments if marker == APP1 and data.startswith(EXIF, a + 4)), b"")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
@@ -418,3 +423,99 @@ def _orientation(exif: bytes) -> int:
     except struct.error:
         pass  # cut short
     return 1
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a picture's file says of itself beyond its pixels: its kind ("JPEG", "PNG", "WEBP", "GIF" or "BMP"), its
+    `inks` ("CMYK", "YCCK", or "" for light), whether its colours have 16 bits, whether more frames follow the first,
+    its EXIF `orientation` (1 where there is none), and whether it has EXIF that is not whole.
+    """
+
+    kind: str
+    inks: str = ""
+    deep: bool = False
+    animated: bool = False
+    orientation: int = 1
+    exif_damaged: bool = False
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether bytes begin as one of the five kinds of pictures does."""
+    return _kind(data) in KINDS
+
+
+def traits(data: bytes) -> Traits:
+    """The traits of a picture that `decode` reads."""
+    kind, inks, deep, animated, exif = _kind(data), "", False, False, None
+    if kind == "JPEG":
+        transform = 0
+        for marker, a, b in _segments(data):
+            if marker == START_OF_SCAN:
+                break
+            if marker == APP1 and data.startswith(EXIF, a + 4) and exif is None:
+                exif = data[a + 4 : b]
+            elif marker == ADOBE and data.startswith(b"Adobe", a + 4) and b > a + 15:
+                transform = data[a + 15]
+            elif marker in FRAMES and data[a + 9] == 4:
+                inks = "CMYK"
+        inks = "YCCK" if inks and transform == 2 else inks
+    elif kind == "PNG":
+        deep = data[24] == 16
+        for name, a, b in _chunks(data):
+            if name == b"eXIf" and exif is None:
+                exif = data[a + 8 : b - 4]
+            elif name == b"acTL" and b - a >= 20:
+                animated = int.from_bytes(data[a + 8 : a + 12]) > 1
+    elif kind in ("GIF", "WEBP"):
+        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+            animated, exif = bool(getattr(picture, "is_animated", False)), picture.info.get("exif")
+    orientation = 1 if exif is None else _orientation(exif)
+    return Traits(
+        kind=kind,
+        inks=inks,
+        deep=deep,
+        animated=animated,
+        orientation=orientation if orientation in UPRIGHT else 1,
+        exif_damaged=exif is not None and not _whole(exif),
+    )
+
+
+def cut_short(data: bytes) -> bool:
+    """Whether a damaged picture breaks off before the end that its format has."""
+    kind = _kind(data)
+    if kind == "JPEG":
+        at = 2
+        for marker, _, at in _segments(data):  # noqa: B007 the end of the last one is what is wanted
+            if marker == START_OF_SCAN:
+                break
+        return data.find(b"\xff\xd9", at) < 0  # behind the header: a thumbnail in it has an end of its own
+    if kind == "PNG":
+        return all(name != b"IEND" for name, _, _ in _chunks(data))
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if kind == "BMP":
+        return int.from_bytes(data[2:6], "little") > len(data)
+    return kind == "GIF" and not data.rstrip(b"\0").endswith(b";")
+
+
+def _whole(exif: bytes) -> bool:
+    """Whether EXIF has its first directory, all of whose values lie within, and an orientation, if any, of 1 to 8."""
+    tiff = exif.removeprefix(EXIF)
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return False
+    try:
+        magic, start = struct.unpack_from(f"{order}HI", tiff, 2)
+        count = struct.unpack_from(f"{order}H", tiff, start)[0]
+        struct.unpack_from(f"{order}I", tiff, start + 2 + 12 * count)  # where the next directory is
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, values, place = struct.unpack_from(f"{order}HHII", tiff, at)
+            size = BYTES.get(kind, 0) * values
+            if size > 4 and place + size > len(tiff):
+                return False
+            if tag == ORIENTATION and (kind not in INTEGERS or _orientation(exif) not in range(1, 9)):
+                return False
+    except struct.error:
+        return False
+    return magic == TIFF

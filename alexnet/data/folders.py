@@ -2,15 +2,16 @@
 
 import os
 import stat
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
 from .classes import Classes
-from .samples import Samples, shown
+from .samples import LeftOut, Samples, shown
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+EMPTY_CLASS = "class folder without images"
 
 
 def is_image(name: str) -> bool:
@@ -23,20 +24,20 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
-def subfolders(folder: Path, ignored: Counter[str]) -> list[str]:
-    """The names of the folders directly in `folder`, sorted as text; what else lies there is counted in `ignored`."""
+def subfolders(folder: Path, ignored: LeftOut) -> list[str]:
+    """The names of the folders directly in `folder`, sorted as text; what else lies there is put into `ignored`."""
     names = []
     for entry in entries(folder):
         if is_junk(entry.name):
-            ignored["hidden or junk"] += 1
+            ignored.put("hidden or junk", entry.name)
         elif entry.is_dir():
             names.append(entry.name)
         else:
-            ignored["outside the class folders"] += 1
+            ignored.put("outside the class folders", entry.name)
     return sorted(names)
 
 
-def images_below(folder: Path, ignored: Counter[str], visited: set[tuple[int, int]]) -> list[tuple[str, int]]:
+def images_below(folder: Path, ignored: LeftOut, visited: set[tuple[int, int]]) -> list[tuple[str, int]]:
     """(path relative to `folder`, size in bytes) of every image below it, sorted by folder, then by name.
 
     Links are followed, but a folder in `visited`, (device, inode), is not entered again: links may form a loop.
@@ -51,21 +52,21 @@ def images_below(folder: Path, ignored: Counter[str], visited: set[tuple[int, in
         except OSError as reason:
             raise DataError(f"{shown(str(inside))}: {reason.strerror}") from None
         if (status.st_dev, status.st_ino) in visited:
-            ignored["folder seen before (a link)"] += 1
+            ignored.put("folder seen before (a link)", f"{folder.name}/{here}")
             continue
         visited.add((status.st_dev, status.st_ino))
         for entry in entries(inside):
             name = f"{here}/{entry.name}" if here else entry.name
             if is_junk(entry.name):
-                ignored["hidden or junk"] += 1
+                ignored.put("hidden or junk", f"{folder.name}/{name}")
             elif entry.is_dir():
                 pending.append(name)
             elif not is_image(entry.name):
-                ignored["not an image by its suffix"] += 1
+                ignored.put("not an image by its suffix", f"{folder.name}/{name}")
             else:
                 size = _regular_size(entry)
                 if size is None:
-                    ignored["not a regular file"] += 1
+                    ignored.put("not a regular file", f"{folder.name}/{name}")
                 else:
                     found.append((name, size))
     # The order in which torchvision's ImageFolder lists the same files.
@@ -75,9 +76,9 @@ def images_below(folder: Path, ignored: Counter[str], visited: set[tuple[int, in
 def folder_samples(folder: Path) -> Samples:
     """The images of a folder of class folders; classes are the folders' names sorted as text, as ImageFolder has them.
 
-    DataError: no class folder, a class folder without images, a folder that cannot be read.
+    A class folder without images is a class too. DataError: no class folder, no image, a folder that cannot be read.
     """
-    ignored: Counter[str] = Counter()
+    ignored = LeftOut()
     keys = subfolders(folder, ignored)
     if not keys:
         raise DataError(f"{shown(str(folder))}: no class folders in it (expected one folder a class, images inside)")
@@ -89,11 +90,20 @@ def folder_samples(folder: Path) -> Samples:
     for label, key in enumerate(keys):
         images = images_below(folder / key, ignored, {(top.st_dev, top.st_ino)})
         if not images:
-            raise DataError(f"{shown(str(folder / key))}: a class folder without images; fill it or remove it")
+            ignored.put(EMPTY_CLASS, key)
         names += [f"{key}/{name}" for name, _ in images]
         sizes += [size for _, size in images]
         labels += [label] * len(images)
+    if not names:
+        raise DataError(f"{shown(str(folder))}: no images in its class folders")
     return Samples.build(folder, names, label=labels, classes=classes, size=sizes, ignored=ignored)
+
+
+def beside(folder: Path, parts: Sequence[str], ignored: LeftOut) -> None:
+    """Puts into `ignored` what lies in `folder` beside its `parts`, `train` and `val`."""
+    for entry in entries(folder):
+        if entry.name not in parts:
+            ignored.put("hidden or junk" if is_junk(entry.name) else "outside train/ and val/", entry.name)
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -9,7 +9,6 @@ import re
 import struct
 import tarfile
 import zlib
-from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ..errors import DataError
 from .classes import WNID, Classes
 from .folders import entries, folder_samples, images_below
 from .index import indexed
-from .samples import Samples, shown
+from .samples import LeftOut, Samples, shown
 from .tars import Member, image_members, members
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
@@ -89,7 +88,7 @@ def _train_table(path: Path) -> Samples:
         tars[wnid] = member
     if not tars:
         raise DataError(f"{shown(str(path))}: no class tars in it")
-    ignored: Counter[str] = Counter()
+    ignored = LeftOut()
     names: list[str] = []
     sizes: list[int] = []
     offsets: list[int] = []
@@ -123,7 +122,7 @@ def val_samples(where: Path) -> Samples:
     DataError: no devkit, an image that it does not answer for, and as `members`.
     """
     wnid_of, words = _devkit(where.parent)
-    ignored: Counter[str] = Counter()
+    ignored = LeftOut()
     if where.is_dir():
         images = [Member(name, 0, size) for name, size in images_below(where, ignored, set())]
     else:

@@ -18,10 +18,10 @@ from .. import files
 from ..errors import DataError
 from .cache import DAMAGE, cache_folder
 from .classes import Classes
-from .samples import Samples
+from .samples import LeftOut, Samples
 
 Sets = tuple[Samples, Samples | None]
-VERSION = 1
+VERSION = 2
 WORTH_KEEPING = 50_000  # rows; fewer are found anew within a second or two
 COLUMNS = ("file", "offset", "size", "label", "name_at")
 
@@ -45,7 +45,7 @@ def _write(kept: Path, state: str, sets: Sets) -> None:
         if part is not None:
             arrays |= {f"{number}.{column}": getattr(part, column) for column in COLUMNS}
             arrays[f"{number}.names"] = np.frombuffer(part.names, np.uint8)
-            said = {"classes": part.classes.to_json(), "ignored": dict(part.ignored)}
+            said = {"classes": part.classes.to_json(), "ignored": part.ignored, "names": part.ignored.names}
             arrays[f"{number}.said"] = np.array(json.dumps(said))
     stream = io.BytesIO()
     np.savez(stream, **arrays)
@@ -69,11 +69,14 @@ def _read(kept: Path, state: str, root: Path, containers: Sequence[Path]) -> Set
 
 def _part(arrays: "np.lib.npyio.NpzFile", number: int, root: Path, containers: Sequence[Path]) -> Samples:
     said = json.loads(str(arrays[f"{number}.said"]))
+    ignored = LeftOut()
+    ignored.update(said["ignored"])
+    ignored.names.update(said["names"])
     return Samples.of_columns(
         root,
         containers,
         {column: arrays[f"{number}.{column}"] for column in COLUMNS},
         names=arrays[f"{number}.names"].tobytes(),
         classes=Classes.from_json(said["classes"]),
-        ignored=said["ignored"],
+        ignored=ignored,
     )

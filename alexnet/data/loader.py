@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from .samples import Samples, shown
 Image = NDArray[np.uint8]
 Prepare = Callable[[bytes, int, int, int], Image]  # (content, row, n, epoch) -> an image of the batch
 BadImages = Literal["error", "skip"]
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -97,21 +96,6 @@ def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: floa
         return random_resized(image, box, side=preprocess.side, filter=preprocess.filter)
 
     return prepare
-
-
-def in_turn(make: Callable[[range], Made], ranges: Iterable[range], *, threads: int) -> Generator[Made, None, None]:
-    """Yields what `make` returns for each of `ranges`, in their order, made by threads a little ahead."""
-    waiting: deque[Future[Made]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        for rows in ranges:
-            waiting.append(pool.submit(make, rows))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def batches(

@@ -28,11 +28,12 @@ from .. import files, stop
 from ..errors import BadImage, DataError, Stopped, UsageError
 from .cache import DAMAGE
 from .decode import decode
-from .loader import BadImages, in_turn, pixels
+from .loader import BadImages, pixels
 from .packed import BEGUN, COLUMNS, PACK, SCHEMA, SETS, is_pack, pack_parts
 from .preprocess import BEFORE, Preprocess
 from .samples import Samples, shown
 from .stats import Sums, keep, reach
+from .threads import in_turn
 
 Form = Literal["jpeg", "raw"]
 Add = Callable[[int, bytes], tuple[str, int]]

@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from .preprocess import Preprocess, Shaping
 
 UNLABELLED = -1
 OWN_FILE = -1
+MOST_NAMES = 100
 
 
 def shown(name: str) -> str:
@@ -28,6 +30,21 @@ def shown(name: str) -> str:
     if name.isprintable() and "\\" not in name:
         return name
     return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in name)
+
+
+class LeftOut(Counter[str]):
+    """What a source holds and the table does not: a count for each reason, and in `names` the first of each reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, list[str]] = {}
+
+    def put(self, reason: str, name: str) -> None:
+        """One more, of this name."""
+        self[reason] += 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < MOST_NAMES:
+            names.append(name)
 
 
 class _Containers:
@@ -61,7 +78,7 @@ class Samples:
     -1 for none. `raw`: whether the bytes are S*S*3 pixels, uint8, row by row, RGB, and no encoded picture.
     `shaping`: what made the pictures the stored forms that they are (a pack's), None where they are as they were taken.
     `content`: tells apart what the same columns may describe (a raw pack's pixels), empty where sizes and names do.
-    `ignored`: what the source held and the table does not, a count for each reason.
+    `ignored`: what the source held and the table does not, a count and some names for each reason.
     """
 
     root: Path
@@ -78,7 +95,7 @@ class Samples:
     names: bytes
     name_at: np.ndarray
     containers: _Containers
-    ignored: Mapping[str, int]
+    ignored: LeftOut
 
     @classmethod
     def build(
@@ -95,19 +112,19 @@ class Samples:
         raw: bool = False,
         shaping: Shaping | None = None,
         content: str = "",
-        ignored: Mapping[str, int] | None = None,
+        ignored: LeftOut | None = None,
     ) -> Self:
         """The table of these columns; without `file` and `offset` each image is a file of its own under `root`.
 
         A name is relative to `root`, or inside the container that `file` names. DataError: a name that holds NUL.
         """
-        encoded = [os.fsencode(name) for name in names]
-        blob = b"".join(name + b"\0" for name in encoded)
+        encoded = [os.fsencode(name) + b"\0" for name in names]
+        blob = b"".join(encoded)
         count = len(encoded)
         if blob.count(b"\0") != count:
-            bad = next(name for name in encoded if b"\0" in name)
+            bad = next(name[:-1] for name in encoded if b"\0" in name[:-1])
             raise DataError(f"{shown(str(root))}: the name {bad!r} holds a NUL byte")
-        lengths = np.fromiter((len(name) + 1 for name in encoded), np.int64, count)
+        lengths = np.fromiter(map(len, encoded), np.int64, count)
         columns = {
             "file": np.full(count, OWN_FILE, np.int32) if file is None else np.asarray(file, np.int32),
             "offset": np.zeros(count, np.int64) if offset is None else np.asarray(offset, np.int64),
@@ -115,7 +132,7 @@ class Samples:
             "label": np.asarray(label, np.int64),
             "name_at": np.cumsum(lengths) - lengths,
         }
-        made = cls.of_columns(root, files, columns, names=blob, classes=classes, ignored=ignored or {})
+        made = cls.of_columns(root, files, columns, names=blob, classes=classes, ignored=ignored or LeftOut())
         return dataclasses.replace(made, raw=raw, shaping=shaping, content=content)
 
     @classmethod
@@ -127,7 +144,7 @@ class Samples:
         *,
         names: bytes,
         classes: Classes,
-        ignored: Mapping[str, int],
+        ignored: LeftOut,
     ) -> Self:
         """The table of encoded pictures with these columns and this blob of names. ValueError: they do not fit."""
         count = len(columns["file"])
@@ -145,7 +162,7 @@ class Samples:
             content="",
             names=names,
             containers=_Containers(paths),
-            ignored=dict(ignored),
+            ignored=ignored,
             **columns,
         )
 

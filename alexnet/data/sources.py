@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ import numpy as np
 from ..errors import DataError, UsageError
 from .classes import Classes
 from .digits import digits_samples
-from .folders import entries, folder_samples, images_below, is_junk
+from .folders import EMPTY_CLASS, beside, entries, folder_samples, images_below, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
 from .index import indexed
 from .packed import is_pack, pack_sets
-from .samples import UNLABELLED, Samples, shown
+from .samples import UNLABELLED, LeftOut, Samples, shown
 from .tars import image_members, in_order, is_tar, tar_sets
 
 # The names of the held-out part of a data set, beside `train`; the first that is there counts.
@@ -51,18 +50,15 @@ def open_source(where: str | Path) -> Samples:
     """One set of labelled images, from whatever `where` is.
 
     That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, a pack, or a part of ILSVRC2012.
-    DataError: nothing there, nothing of the kind, no images, or train and val in one.
+    DataError: nothing there, nothing of the kind, no images, a class without any, or train and val in one.
     """
-    train, val = _sets(where)
-    if val is not None:
-        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name one of the two")
-    return train
+    return _full(_one(where))
 
 
 def open_held_out(where: str | Path) -> Samples:
     """The images of `where` to judge by: those that it keeps apart for that, or all. DataError: as `open_source`."""
     everything, val = _sets(where)
-    return everything if val is None else val
+    return _full(everything if val is None else val)
 
 
 def open_data(
@@ -81,23 +77,38 @@ def open_data(
 
     DataError: as `open_source`; fewer than two classes; classes of val that are not train's; `val_names` not found.
     """
-    train, held_out = _sets(where)
-    split: dict[str, Any] = {}
-    if val is not None:
-        held_out = open_source(val)
-        split = {"val": _absolute(val)}
-    if held_out is None and val_names is None and val_fraction == 0:
-        split = {"val_fraction": 0.0}
-    elif held_out is None:
-        train, held_out = _split(train, str(where), val_fraction=val_fraction, seed=seed, val_names=val_names)
-        split = {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys()}
-    else:
-        held_out = held_out.as_classes(train.classes, f"the held-out images of {shown(str(val or where))}")
+    train, held_out, split = open_parts(where, val=val, val_fraction=val_fraction, seed=seed, val_names=val_names)
+    _full(train)
+    if held_out is not None:
+        held_out = _full(held_out).as_classes(train.classes, f"the held-out images of {shown(str(val or where))}")
     if len(train.classes) < 2:
         raise DataError(f"{shown(str(where))}: one class only ({train.classes.keys[0]}); training needs two or more")
     parts = [train.fingerprint(), held_out.fingerprint() if held_out is not None else "none"]
     fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return Data(train=train, val=held_out, source=_absolute(where), split=split, fingerprint=fingerprint)
+
+
+def open_parts(
+    where: str | Path,
+    *,
+    val: str | Path | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    val_names: Sequence[str] | None = None,
+) -> tuple[Samples, Samples | None, dict[str, Any]]:
+    """(train, val, split) as `open_data` makes them, each part by its own classes, and though unfit to train with:
+
+    one class only, a class without images, other classes in val than in train.
+    """
+    train, held_out = _sets(where)
+    if val is not None:
+        return train, _one(val), {"val": _absolute(val)}
+    if held_out is not None:
+        return train, held_out, {}
+    if val_names is None and val_fraction == 0:
+        return train, None, {"val_fraction": 0.0}
+    train, held_out = _split(train, str(where), val_fraction=val_fraction, seed=seed, val_names=val_names)
+    return train, held_out, {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys()}
 
 
 def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
@@ -109,7 +120,7 @@ def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
     names: list[str] = []
     tars: list[Path] = []
     columns: list[tuple[int, int, int]] = []
-    ignored: Counter[str] = Counter()
+    ignored = LeftOut()
     for given in [where] if isinstance(where, str | Path) else where:
         path = Path(given)
         before = len(names)
@@ -141,6 +152,22 @@ def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
         files=tars,
         ignored=ignored,
     )
+
+
+def _one(where: str | Path) -> Samples:
+    """The images of a source that keeps none apart."""
+    train, val = _sets(where)
+    if val is not None:
+        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name one of the two")
+    return train
+
+
+def _full(samples: Samples) -> Samples:
+    """The same, if there was no class folder without an image in it."""
+    if EMPTY_CLASS in samples.ignored:
+        folder = samples.root / samples.ignored.names[EMPTY_CLASS][0]
+        raise DataError(f"{shown(str(folder))}: a {EMPTY_CLASS}; fill it or remove it")
+    return samples
 
 
 def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
@@ -176,9 +203,13 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
     train = folder / inside["train"]
     for name in VAL_NAMES:
         if name in inside:
-            return _folder(train), _folder(folder / inside[name])
+            samples, held_out = _folder(train), _folder(folder / inside[name])
+            beside(folder, (train.name, inside[name]), samples.ignored)
+            return samples, held_out
     if len(inside) == 1:
-        return _folder(train), None
+        samples = _folder(train)
+        beside(folder, (train.name,), samples.ignored)
+        return samples, None
     if any(entry.is_dir() and not is_junk(entry.name) for entry in entries(train)):
         # a class called "train" would hold pictures, not folders
         others = ", ".join(sorted(shown(name) for key, name in inside.items() if key != "train"))

@@ -15,9 +15,10 @@ from .. import files, stop
 from ..errors import BadImage, DataError, Stopped, UsageError
 from .cache import DAMAGE
 from .decode import decoded_form, raw_form
-from .loader import BadImages, in_turn
+from .loader import BadImages
 from .preprocess import Preprocess
 from .samples import Samples, shown
+from .threads import in_turn
 
 ROWS_AT_A_TIME: Final = 64
 

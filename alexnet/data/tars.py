@@ -7,18 +7,22 @@ behind it would go missing in silence), can be made to loop for ever by one (CVE
 
 import os
 import re
+import sys
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import normpath
 from typing import NamedTuple
 
+import numpy as np
+
 from ..errors import DataError
 from .classes import Classes
 from .folders import is_image, is_junk
-from .samples import Samples, shown
+from .samples import LeftOut, Samples, shown
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -43,12 +47,27 @@ class Member(NamedTuple):
     size: int
 
 
-class Entry(NamedTuple):
-    """A labelled image of a tar: the tar's place in the list of files, its member, its class key."""
+@dataclass
+class _Rows:
+    """Members as columns, for of a million objects the memory is felt: name, place, the tar's number, the label."""
 
-    file: int
-    member: Member
-    key: str
+    names: list[str] = field(default_factory=list)
+    offset: "array[int]" = field(default_factory=lambda: array("q"))
+    size: "array[int]" = field(default_factory=lambda: array("q"))
+    file: "array[int]" = field(default_factory=lambda: array("i"))
+    labels: list[str] = field(default_factory=list)
+
+    def put(self, member: Member, file: int, label: str = "") -> None:
+        """One more."""
+        self.names.append(member.name)
+        self.offset.append(member.offset)
+        self.size.append(member.size)
+        self.file.append(file)
+        self.labels.append(label)
+
+    def member(self, row: int) -> Member:
+        """A row as it was put in."""
+        return Member(self.names[row], self.offset[row], self.size[row])
 
 
 def is_tar(path: Path) -> bool:
@@ -175,27 +194,31 @@ def _attributes(records: bytes, where: str) -> dict[bytes, bytes]:
     return found
 
 
-def image_members(path: Path, ignored: Counter[str], *, start: int = 0, end: int | None = None) -> list[Member]:
-    """The members of a tar that are images by name, sorted by folder, then by name; the others are counted.
+def image_members(path: Path, ignored: LeftOut, *, start: int = 0, end: int | None = None) -> list[Member]:
+    """The members of a tar that are images by name, sorted by folder, then by name; the others are put into `ignored`.
 
     DataError: as `members`, and a name that stands twice.
     """
-    return _images(path, members(path, start=start, end=end), ignored)
+    rows = _Rows()
+    for member in members(path, start=start, end=end):
+        rows.put(member, 0)
+    images = _images(path, rows, ignored)
+    return [rows.member(row) for row in sorted(images, key=lambda row: rows.names[row].rpartition("/"))]
 
 
-def _images(path: Path, found: Iterable[Member], ignored: Counter[str]) -> list[Member]:
+def _images(path: Path, rows: _Rows, ignored: LeftOut) -> list[int]:
+    """The rows that are images by name, each name once."""
     images = []
-    for member in found:
-        if any(map(is_junk, member.name.split("/"))):
-            ignored["hidden or junk"] += 1
-        elif not is_image(member.name):
-            ignored["not an image by its suffix"] += 1
+    for row, name in enumerate(rows.names):
+        if any(map(is_junk, name.split("/"))):
+            ignored.put("hidden or junk", f"{path.name}/{name}")
+        elif not is_image(name):
+            ignored.put("not an image by its suffix", f"{path.name}/{name}")
         else:
-            images.append(member)
-    images.sort(key=lambda member: member.name.rpartition("/"))
-    for before, after in pairwise(images):
-        if before.name == after.name:
-            raise DataError(f"{shown(str(path))}: member {shown(after.name)} stands twice in it")
+            images.append(row)
+    if len({rows.names[row] for row in images}) < len(images):
+        name = next(name for name, count in Counter(rows.names[row] for row in images).items() if count > 1)
+        raise DataError(f"{shown(str(path))}: member {shown(name)} stands twice in it")
     return images
 
 
@@ -205,71 +228,95 @@ def tar_sets(paths: Sequence[Path], splits: Sequence[str]) -> tuple[Samples, Sam
     Members are `class/…/image` files, perhaps under one folder common to all, or WebDataset pairs `key.jpg`, `key.cls`
     with a class name or number. DataError: neither of the two, and as `members`.
     """
-    ignored: Counter[str] = Counter()
-    entries: list[Entry] = []
-    folders: list[tuple[int, Member]] = []
+    ignored = LeftOut()
+    labelled, rows = _Rows(), _Rows()
     for file, path in enumerate(paths):
-        found = list(members(path))
-        if any(member.name.endswith(".cls") for member in found):
-            entries += _webdataset(file, path, found, ignored)
+        found = _Rows()
+        for member in members(path):
+            found.put(member, file)
+        if any(name.endswith(".cls") for name in found.names):
+            _webdataset(path, found, ignored, labelled)
         else:
-            folders += [(file, member) for member in _images(path, found, ignored)]
-    if entries and folders:
+            for row in _images(path, found, ignored):
+                rows.put(found.member(row), file)
+        del found
+    if labelled.names and rows.names:
         raise DataError(f"{shown(str(paths[0].parent))}: some tars hold .cls labels and others do not")
-    if entries:
-        return _table(paths, entries, ignored, numbered=True), None
-    parts = [tuple(member.name.split("/")) for _, member in folders]
-    if not parts:
+    if labelled.names:
+        return _table(paths, labelled, range(len(labelled.names)), ignored, numbered=True), None
+    if not rows.names:
         raise DataError(f"{_named(paths)}: no images in it")
     # One folder around everything is packing, not a class, unless no class folder would be left.
-    skip = 1 if len({part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts) else 0
-    tops = {part[skip] for part in parts}
-    val = next((name for name in splits if name in tops), None)
-    if "train" not in tops or val is None:
-        return _table(paths, _by_folder(folders, parts, skip, paths), ignored), None
-    train_rows, val_rows = ([row for row, part in enumerate(parts) if part[skip] == name] for name in ("train", val))
-    ignored["outside train/ and val/"] += len(parts) - len(train_rows) - len(val_rows)
-    train, held_out = (
-        _table(paths, _by_folder([folders[r] for r in rows], [parts[r] for r in rows], skip + 1, paths), ignored)
-        for rows in (train_rows, val_rows)
-    )
-    return train, held_out
+    one = len({name.partition("/")[0] for name in rows.names}) == 1
+    skip = 1 if one and all(name.count("/") > 1 for name in rows.names) else 0
+    tops = [sys.intern(_folder(name, skip)) for name in rows.names]
+    there = set(tops)
+    val = next((name for name in splits if name in there), None)
+    if "train" not in there or val is None:
+        return _table(paths, rows, _by_folder(rows, range(len(tops)), skip, paths), ignored), None
+    train_rows, val_rows = ([row for row, top in enumerate(tops) if top == name] for name in ("train", val))
+    for row, top in enumerate(tops):
+        if top not in ("train", val):
+            ignored.put("outside train/ and val/", f"{paths[rows.file[row]].name}/{rows.names[row]}")
+    train = _table(paths, rows, _by_folder(rows, train_rows, skip + 1, paths), ignored)
+    return train, _table(paths, rows, _by_folder(rows, val_rows, skip + 1, paths), LeftOut())
 
 
-def _by_folder(
-    folders: list[tuple[int, Member]], parts: list[tuple[str, ...]], skip: int, paths: Sequence[Path]
-) -> list[Entry]:
-    entries = []
-    for (file, member), part in zip(folders, parts, strict=True):
-        if len(part) < skip + 2:
-            raise DataError(
-                f"{shown(str(paths[file]))}: member {shown(member.name)} lies in no class folder and has no .cls label"
-            )
-        entries.append(Entry(file, member, part[skip]))
-    return sorted(entries, key=lambda entry: (entry.key, entry.member.name.rpartition("/")))
+def _folder(name: str, depth: int) -> str:
+    """The folder at a depth of a name: of `set/cat/1.jpg`, `cat` at 1."""
+    return name.split("/", depth + 1)[depth]
 
 
-def _webdataset(file: int, path: Path, found: list[Member], ignored: Counter[str]) -> list[Entry]:
-    labels: dict[str, str] = {}
-    images: dict[str, Member] = {}
-    for member in found:
-        folder, base = os.path.split(member.name)
-        stem, _, extension = base.partition(".")  # a WebDataset key ends at its first dot
-        key = f"{folder}/{stem}"
+def _by_folder(rows: _Rows, chosen: Sequence[int], depth: int, paths: Sequence[Path]) -> list[int]:
+    """The chosen rows, sorted by their class, which is the folder at `depth`, then by folder and name."""
+    for row in chosen:
+        name = rows.names[row]
+        if name.count("/") < depth + 1:
+            where = shown(str(paths[rows.file[row]]))
+            raise DataError(f"{where}: member {shown(name)} lies in no class folder and has no .cls label")
+        rows.labels[row] = sys.intern(_folder(name, depth))
+
+    def place(row: int) -> str:
+        folder, _, base = rows.names[row].rpartition("/")
+        return f"{rows.labels[row]}\0{folder}\0{base}"  # one text of each row, where a tuple would be five objects
+
+    return sorted(chosen, key=place)
+
+
+def _webdataset(path: Path, found: _Rows, ignored: LeftOut, labelled: _Rows) -> None:
+    """Puts the images of a tar of WebDataset members into `labelled`, in its order."""
+    images: dict[str, int] = {}
+    for row, name in enumerate(found.names):
+        key, extension = _key(name)
         if extension == "cls":
-            labels[key] = _label(path, member)
-        elif is_junk(base) or not is_image(f".{extension}") or "." in extension:
-            ignored["neither an image nor a .cls label"] += 1
+            continue
+        if is_junk(name.rpartition("/")[2]) or not is_image(f".{extension}") or "." in extension:
+            ignored.put("neither an image nor a .cls label", f"{path.name}/{name}")
         elif key in images:
             raise DataError(
-                f"{shown(str(path))}: members {shown(images[key].name)} and {shown(member.name)}: one image a key"
+                f"{shown(str(path))}: members {shown(found.names[images[key]])} and {shown(name)}: one image a key"
             )
         else:
-            images[key] = member
-    for key, member in images.items():
-        if key not in labels:
-            raise DataError(f"{shown(str(path))}: member {shown(member.name)} has no .cls label beside it")
-    return [Entry(file, member, labels[key]) for key, member in images.items()]
+            images[key] = row
+    has_label = bytearray(len(found.names))
+    for row, name in enumerate(found.names):
+        key, extension = _key(name)
+        if extension == "cls":
+            label = sys.intern(_label(path, found.member(row)))
+            if key in images:
+                found.labels[images[key]] = label
+                has_label[images[key]] = True
+    for row in images.values():
+        if not has_label[row]:
+            raise DataError(f"{shown(str(path))}: member {shown(found.names[row])} has no .cls label beside it")
+        labelled.put(found.member(row), found.file[row], found.labels[row])
+
+
+def _key(name: str) -> tuple[str, str]:
+    """A WebDataset key, which ends at the first dot behind the folder, and what follows."""
+    folder, base = os.path.split(name)
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}", extension
 
 
 def _label(path: Path, member: Member) -> str:
@@ -292,18 +339,22 @@ def in_order(keys: set[str], *, numbered: bool) -> tuple[dict[str, str], list[st
     return {key: key for key in keys}, sorted(keys)
 
 
-def _table(paths: Sequence[Path], entries: list[Entry], ignored: Counter[str], *, numbered: bool = False) -> Samples:
-    key_of, keys = in_order({entry.key for entry in entries}, numbered=numbered)
+def _table(
+    paths: Sequence[Path], rows: _Rows, chosen: Sequence[int], ignored: LeftOut, *, numbered: bool = False
+) -> Samples:
+    """The table of the chosen rows, in this order."""
+    key_of, keys = in_order({rows.labels[row] for row in chosen}, numbered=numbered)
     label = {key: index for index, key in enumerate(keys)}
+    order = np.array(chosen, np.int64)
     return Samples.build(
         paths[0].parent,
-        [entry.member.name for entry in entries],
-        label=[label[key_of[entry.key]] for entry in entries],
+        (rows.names[row] for row in chosen),
+        label=np.fromiter((label[key_of[rows.labels[row]]] for row in chosen), np.int64, len(order)),
         classes=Classes.of(keys),
-        size=[entry.member.size for entry in entries],
+        size=np.array(rows.size, np.int64)[order],
         files=paths,
-        file=[entry.file for entry in entries],
-        offset=[entry.member.offset for entry in entries],
+        file=np.array(rows.file, np.int32)[order],
+        offset=np.array(rows.offset, np.int64)[order],
         ignored=ignored,
     )
 

@@ -23,8 +23,8 @@ from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "stats"], ["data", "pack"],
-         ["data", "get"])  # fmt: skip
+VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "check"], ["data", "stats"],
+         ["data", "pack"], ["data", "get"])  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -523,3 +523,90 @@ def test_the_defaults_are_written_once():
         if field.name not in ("data", "set"):
             assert options[field.name].default == field.default, field.name
     assert not set(options) - {field.name for field in dataclasses.fields(Asked)} - {"dry_run", "json"}
+
+
+@pytest.fixture
+def ill(tmp_path) -> Path:
+    """Two classes, one picture in both parts, one truncated, of a class whose name a spreadsheet would compute."""
+    folder = write_folder(tmp_path / "ill", classes=2, each=8)
+    (folder / "class0").rename(folder / "=1+1")
+    broken = folder / "=1+1" / "000.png"
+    broken.write_bytes(broken.read_bytes()[:900])
+    for number in range(2, 8):  # the fifth of them that is held out holds one, whichever it is
+        shutil.copy(folder / "class1" / "001.jpg", folder / "class1" / f"00{number}.jpg")
+    return folder
+
+
+def test_check_says_nothing_of_a_sound_set(tmp_path, capsys):
+    write_folder(tmp_path / "sound", classes=2, each=6)
+    said = works(["data", "check", tmp_path / "sound"], capsys)
+    assert "12 pictures, 9 to train on, 3 held out" in said and said.endswith("nothing found\n")
+    document = json.loads(works(["data", "check", tmp_path / "sound", "--json"], capsys))
+    assert {name: document[name] for name in ("images", "problems", "duplicates", "faults", "leaked")} == {
+        "images": 12, "problems": [], "duplicates": [], "faults": 0, "leaked": 0}  # fmt: skip
+    assert [row["class"] for row in document["classes"]] == ["class0", "class1"]
+
+
+def test_check_names_what_is_wrong_and_exits_with_3(ill, tmp_path, capsys):
+    code, out, err = ended(["data", "check", ill, "--json", "--html", tmp_path / "page.html"], capsys)
+    assert code == 3 and err.count("\nalexnet: ") == 1 and "1 truncated" in err
+    document = json.loads(out)
+    (broken,) = [one for one in document["problems"] if one["kind"] == "truncated"]
+    assert broken["path"] == str(ill / "=1+1" / "000.png") and broken["fault"] and "damaged PNG" in broken["detail"]
+    assert document["leaked"] >= 1 and len(document["duplicates"][0]["paths"]) == 7
+    assert document["leaked_share"] == document["leaked"] / document["val"]
+    page = (tmp_path / "page.html").read_text()
+    assert "truncated (1)" in page and "data:image/jpeg;base64," in page
+    code, out, _ = ended(["data", "check", ill], capsys)
+    assert code == 3 and f"  {broken['path']}: damaged PNG" in out and "held-out pictures (" in out
+
+
+def test_check_writes_down_what_it_would_move_as_no_spreadsheet_computes(ill, capsys, monkeypatch):
+    monkeypatch.chdir(ill)
+    code, _, _ = ended(["data", "check", ".", "--fix", "report", "--val-fraction", "0"], capsys)
+    assert code == 3
+    rows = (ill.parent / "ill-bad.csv").read_text().splitlines()
+    assert rows[0] == "path,to,kind,detail" and rows[1].startswith(
+        f"'=1+1/000.png,{ill}-bad/=1+1/000.png,truncated,damaged PNG"
+    )
+    assert len(rows) == 2
+
+
+def test_check_moves_faulty_files_beside_the_data(ill, capsys):
+    before = {path.read_bytes() for path in ill.rglob("*.*")}
+    code, out, _ = ended(["data", "check", ill, "--fix", "move"], capsys)
+    assert code == 3 and f"pictures moved into {ill}-bad, none deleted" in out
+    bad = ill.parent / "ill-bad"
+    assert (bad / "=1+1" / "000.png").is_file() and not (ill / "=1+1" / "000.png").exists()
+    assert {path.read_bytes() for folder in (ill, bad) for path in folder.rglob("*.*")} == before
+    assert fails(["data", "check", "digits", "--fix", "move"], capsys)[0] == 2
+    listed = ill.parent / "list.txt"
+    listed.write_text("ill/class1/000.png b\nill/class1/002.png a\nill/=1+1/001.jpg a\nill/=1+1/002.png b\n")
+    code, said = fails(["data", "check", listed, "--fix", "move"], capsys)
+    assert code == 2 and "list.txt is no folder of pictures" in said
+
+
+def test_check_refuses_what_it_cannot_write_before_it_begins(ill, capsys):
+    code, said = fails(["data", "check", ill, "--html", ill / "no" / "page.html"], capsys)
+    assert code == 2 and "there is no folder" in said
+
+
+def test_check_is_stopped_by_a_signal(ill, capsys, monkeypatch):
+    from alexnet.data import check as checking
+
+    def look(*asked):
+        if (number := next(signals, None)) is not None:  # a second one would end this process
+            os.kill(os.getpid(), number)
+        return looked(*asked)
+
+    signals, looked = iter([signal.SIGTERM]), checking._look
+    monkeypatch.setattr("alexnet.stop._asked", False)  # and so again afterwards: other tests run in this process
+    monkeypatch.setattr(checking, "_look", look)
+    code, said = fails(["data", "check", ill], capsys)
+    assert code == 75 and "stopped while checking" in said
+
+
+def test_check_needs_no_torch():
+    program = "import sys\nimport alexnet.data.check, alexnet.data.sheet, alexnet.data.sources\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ def as_shards(folder: Path) -> Path:
 def tables(where: Path) -> list[tuple]:
     def of(samples: Samples) -> tuple:
         content = [samples.read(row) for row in range(len(samples))]
-        return (samples.fingerprint(), samples.root, samples.files, samples.classes, samples.ignored, content,
+        return (samples.fingerprint(), samples.root, samples.files, samples.classes, samples.ignored, samples.ignored.names, content,
                 samples.raw, samples.shaping)  # fmt: skip
 
     data = open_data(where)
