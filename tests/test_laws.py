@@ -98,7 +98,10 @@ def dangers(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.ExceptHandler):
             types = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type] if node.type else []
             names = {ast.unparse(one).removeprefix("builtins.") for one in types} or {"everything"}
-            again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            last = node.body[-1]
+            again = isinstance(last, ast.Raise) and last.exc is None
+            # what goes wrong in a thread is raised where its result is asked for
+            again = again or ast.unparse(last).endswith(f".set_exception({node.name})")
             if names & {"everything", "Exception"} or ("BaseException" in names and not again):
                 found.append(f"except {', '.join(sorted(names))}")
     return found

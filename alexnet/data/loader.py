@@ -1,19 +1,22 @@
 """Samples in order -> uint8 batches, prepared by threads: decoders release the interpreter's lock."""
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import Literal, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import BadImage
+from ..errors import AlexNetError, BadImage, DataError
 from .augment import resized_box
 from .decode import decode, decoded_form, random_resized, raw_form
 from .order import uniform
@@ -24,6 +27,10 @@ Image = NDArray[np.uint8]
 Prepare = Callable[[bytes, int, int, int], Image]  # (content, row, n, epoch) -> an image of the batch
 BadImages = Literal["error", "skip"]
 Made = TypeVar("Made")
+
+PATIENCE: Final = 120.0  # seconds without a picture read and decoded, after which a thread is given up
+LOOKS: Final = 100
+FAREWELL: Final = 5.0  # seconds that threads are given to end the picture they are at
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,22 @@ def pixels(samples: Samples, row: int, preprocess: Preprocess) -> Image:
     return _stored(samples, samples.read(row), row, preprocess)
 
 
+def _path(samples: Samples, row: int) -> str:
+    return shown(str(samples.path(row)))
+
+
 @contextmanager
 def _named(samples: Samples, row: int) -> Iterator[None]:
     """Gives a BadImage the name of its row; made only here, for of a small picture that is a part of the work."""
     try:
         yield
     except BadImage as bad:
-        raise BadImage(shown(str(samples.path(row))), bad.reason) from None
+        raise BadImage(_path(samples, row), bad.reason) from None
 
 
 def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> Image:
     if samples.raw:
-        return raw_form(data, preprocess.stored, shown(str(samples.path(row))))
+        return raw_form(data, preprocess.stored, _path(samples, row))
     with _named(samples, row):
         return decoded_form(data, "", preprocess.shaping)[0]
 
@@ -99,19 +110,116 @@ def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: floa
     return prepare
 
 
-def in_turn(make: Callable[[range], Made], ranges: Iterable[range], *, threads: int) -> Generator[Made, None, None]:
-    """Yields what `make` returns for each of `ranges`, in their order, made by threads a little ahead."""
-    waiting: deque[Future[Made]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+@dataclass(eq=False)
+class _Task(Generic[Made]):
+    """What a thread is to make of some rows, one at least; `at` is the row that it is at, the last taken from it."""
+
+    make: Callable[["_Task[Made]"], Made]
+    rows: Sequence[int]
+    threads: "_Threads"
+    made: Future[Made] = field(default_factory=Future)
+    at: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.at = self.rows[0]
+
+    def __iter__(self) -> Iterator[int]:
+        for row in self.rows:
+            if self.threads.closed:
+                return
+            self.at = row
+            yield row
+
+    def run(self) -> None:
+        """Makes it; whatever goes wrong is for the one who waits."""
+        try:
+            self.made.set_result(self.make(self))
+        except BaseException as reason:
+            self.made.set_exception(reason)
+
+    def result(self, samples: Samples, patience: float) -> Made:
+        """What was made. DataError, which names the picture: the thread failed, or is at it for `patience` seconds."""
+        # Looks are counted, not seconds: a process that was stopped (Ctrl-Z) for an hour has missed one of them.
+        looks, at, each = 0, -1, patience / LOOKS
+        while True:
+            try:
+                reason = self.made.exception(each)
+                break
+            except TimeoutError:
+                looks, at = looks + 1 if self.at == at else 0, self.at
+                if looks == LOOKS:
+                    raise DataError(
+                        f"{_path(samples, at)}: reading and decoding it has taken {patience:g} seconds and goes on; "
+                        f"look at its disk or network, or take it away"
+                    ) from None
+        if reason is None:
+            return self.made.result()
+        if isinstance(reason, AlexNetError):
+            raise reason
+        if isinstance(reason, MemoryError):
+            raise DataError(
+                f"{_path(samples, self.at)}: out of memory while it was decoded; lower --workers or --batch-size"
+            ) from reason
+        raise DataError(
+            f"{_path(samples, self.at)}: decoding it failed, which is a fault of this program "
+            f"({type(reason).__name__}: {reason})"
+        ) from reason
+
+
+class _Threads:
+    """Threads that run tasks in the order given. They are daemons: one that hangs holds up no end of the process."""
+
+    def __init__(self, count: int) -> None:
+        self.closed = False
+        self._waiting: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=f"decode_{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def make(self, make: Callable[[_Task[Made]], Made], rows: Sequence[int]) -> _Task[Made]:
+        """A task that a thread will run: it iterates over the task for its rows."""
+        task = _Task(make, rows, self)
+        self._waiting.put(task)
+        return task
+
+    def _work(self) -> None:
+        while (task := self._waiting.get()) is not None:
+            if not self.closed:
+                task.run()
+
+    def close(self) -> None:
+        """Waits for the picture that each thread is at, and leaves behind a thread that does not come back from it."""
+        self.closed = True
+        for _ in self._threads:
+            self._waiting.put(None)
+        end = time.monotonic() + FAREWELL
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+def in_turn(
+    make: Callable[[Iterable[int]], Made],
+    ranges: Iterable[range],
+    samples: Samples,
+    *,
+    threads: int,
+    patience: float = PATIENCE,
+) -> Generator[Made, None, None]:
+    """Yields what `make` returns for each of `ranges` of rows, in their order, made by threads a little ahead.
+
+    DataError: a thread failed, or has been at one picture for `patience` seconds.
+    """
+    waiting: deque[_Task[Made]] = deque()
+    pool = _Threads(threads)
     try:
         for rows in ranges:
-            waiting.append(pool.submit(make, rows))
+            waiting.append(pool.make(make, rows))
             if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
+                yield waiting.popleft().result(samples, patience)
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().result(samples, patience)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()
 
 
 def batches(
@@ -124,19 +232,21 @@ def batches(
     bad_images: BadImages = "error",
     pinned: bool = False,
     ahead: int = 3,
+    patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
     `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. `threads=0`
     prepares in the calling thread; up to `ahead` batches are made while the caller works. A bad image ends the
-    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`.
+    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`. DataError: a
+    thread failed, or has been at one picture for `patience` seconds.
     """
 
-    def fill(place: Places, images: Image, part: slice) -> Filled:
+    def fill(place: Places, images: Image, first: int, rows: Iterable[int]) -> Filled:
         bad: list[tuple[int, BadImage]] = []
         reading, begin = 0.0, time.monotonic()
-        for i in range(*part.indices(len(place.rows))):
-            row, asked = int(place.rows[i]), time.monotonic()
+        for i, row in enumerate(rows, first):
+            asked = time.monotonic()
             try:
                 if samples.raw:
                     samples.read_into(row, images[i])
@@ -168,11 +278,11 @@ def batches(
     if threads == 0:
         for place in places:
             images = empty(place)
-            yield finish(place, images, [fill(place, images.numpy(), slice(None))])
+            yield finish(place, images, [fill(place, images.numpy(), 0, place.rows.tolist())])
         return
 
-    waiting: deque[tuple[Places, torch.Tensor, list[Future[Filled]]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    waiting: deque[tuple[Places, torch.Tensor, list[_Task[Filled]]]] = deque()
+    pool = _Threads(threads)
     try:
         source = iter(places)
         exhausted = False
@@ -183,13 +293,17 @@ def batches(
                     exhausted = True
                     break
                 images = empty(place)
-                bounds = np.linspace(0, len(place.rows), 2 * threads + 1).astype(int)
-                parts = [slice(a, b) for a, b in pairwise(bounds) if b > a]
-                array = images.numpy()
-                waiting.append((place, images, [pool.submit(fill, place, array, part) for part in parts]))
+                bounds = np.linspace(0, len(place.rows), 2 * threads + 1).astype(int).tolist()
+                rows, array = place.rows.tolist(), images.numpy()
+                parts = [
+                    pool.make(partial(fill, place, array, first), rows[first:last])
+                    for first, last in pairwise(bounds)
+                    if last > first
+                ]
+                waiting.append((place, images, parts))
             if not waiting:
                 return
-            place, images, futures = waiting.popleft()
-            yield finish(place, images, [future.result() for future in futures])
+            place, images, tasks = waiting.popleft()
+            yield finish(place, images, [task.result(samples, patience) for task in tasks])
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()

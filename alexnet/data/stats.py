@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,9 @@ def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images:
     ranges = [
         range(start, min(start + ROWS_AT_A_TIME, len(samples))) for start in range(0, len(samples), ROWS_AT_A_TIME)
     ]
-    with closing(in_turn(lambda rows: _add_up(samples, rows, preprocess, bad_images), ranges, threads=threads)) as made:
+    with closing(
+        in_turn(lambda rows: _add_up(samples, rows, preprocess, bad_images), ranges, samples, threads=threads)
+    ) as made:
         for part in made:
             if stop.requested():
                 raise Stopped("stopped while measuring the training images; the same command measures them again")
@@ -150,7 +153,7 @@ def _stats(sums: Sums, sizes: NDArray[np.int32], bad: tuple[tuple[int, str], ...
     )
 
 
-def _add_up(samples: Samples, rows: range, preprocess: Preprocess, bad_images: BadImages) -> _Part:
+def _add_up(samples: Samples, rows: Iterable[int], preprocess: Preprocess, bad_images: BadImages) -> _Part:
     part, side = _Part(), preprocess.stored
     for row in rows:
         try:

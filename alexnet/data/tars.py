@@ -299,7 +299,7 @@ def _table(paths: Sequence[Path], entries: list[Entry], ignored: Counter[str], *
         paths[0].parent,
         [entry.member.name for entry in entries],
         label=[label[key_of[entry.key]] for entry in entries],
-        classes=Classes.of(keys),
+        classes=Classes.of(keys, _named(paths)),
         size=[entry.member.size for entry in entries],
         files=paths,
         file=[entry.file for entry in entries],
