@@ -193,6 +193,7 @@ def _write(path: Path, stats: Stats) -> None:
     stream = io.BytesIO()
     np.savez(
         stream,
+        of=np.array(path.name),
         mean=stats.mean,
         channel_mean=stats.channel_mean,
         eigenvalues=stats.eigenvalues,
@@ -207,9 +208,11 @@ def _write(path: Path, stats: Stats) -> None:
 
 
 def _read(path: Path, side: int) -> Stats | None:
-    """The statistics kept at `path`; None where there are none or the file is damaged."""
+    """The statistics kept at `path`; None where there are none, or the file is damaged or of other pictures."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            if str(kept["of"]) != path.name:
+                return None
             stats = Stats(
                 count=len(kept["sizes"]),
                 mean=kept["mean"],

@@ -18,7 +18,7 @@ import tarfile
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -410,7 +410,7 @@ def _watched(child: subprocess.Popen[bytes], at: Path) -> str | None:
     return None
 
 
-def tried(kind: str, times: int, seed: int) -> Row:
+def tried(kind: str, times: int, seed: int, *, program: Sequence[str] = ("-m", "tests.faults.fuzz")) -> Row:
     """The cases 0..times - 1 of a kind, in child processes: a new one where one has crashed or hung."""
     faults: list[tuple[int, str]] = []
     counts = {"values": 0, "errors": 0, "slowest": 0.0, "memory": 0, "growth": 0}
@@ -419,7 +419,7 @@ def tried(kind: str, times: int, seed: int) -> Row:
         with TemporaryDirectory(prefix="fuzz-") as place, (Path(place) / "errors").open("w+b") as errors:
             at = Path(place) / "at"
             child = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.fuzz", kind, str(first), str(times), str(seed), place],
+                [sys.executable, *program, kind, str(first), str(times), str(seed), place],
                 stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
             hung = _watched(child, at)
