@@ -387,7 +387,8 @@ def attempt(kind: str, first: int, last: int, seed: int, folder: Path) -> dict[s
             after_a_tenth = _resident()
         if len(said["faults"]) >= MOST_FAULTS:
             break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # getrusage's high-water mark is that of the parent, where this is higher
+    peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
     return said | {"memory": peak - begin, "growth": _resident() - after_a_tenth}
 
 
@@ -418,15 +419,14 @@ def tried(kind: str, times: int, seed: int, *, program: Sequence[str] = ("-m", "
     while first < times and len(faults) < MOST_FAULTS:
         with TemporaryDirectory(prefix="fuzz-") as place, (Path(place) / "errors").open("w+b") as errors:
             at = Path(place) / "at"
-            child = subprocess.Popen(
-                [sys.executable, *program, kind, str(first), str(times), str(seed), place],
-                stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-            hung = _watched(child, at)
-            assert child.stdout is not None
-            out = child.stdout.read()
+            asked = [sys.executable, *program, kind, str(first), str(times), str(seed), place]
+            own = {**os.environ, "OMP_NUM_THREADS": "1"}
+            with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=errors, env=own) as child:
+                hung = _watched(child, at)
+                assert child.stdout is not None
+                out = child.stdout.read()
             errors.seek(0)
-            printed = errors.read().decode(errors="replace").strip()[-300:]
+            printed = " ".join(errors.read().decode(errors="replace").split())[-300:]
             if child.returncode == 0:
                 said = json.loads(out)
                 faults += [(number, text) for number, text in said["faults"]]
