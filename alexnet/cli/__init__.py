@@ -7,7 +7,7 @@ import sys
 import traceback
 from importlib.metadata import version
 from io import TextIOWrapper
-from typing import Final, NoReturn, TextIO, cast
+from typing import Any, Final, NoReturn, TextIO, cast
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
 from rich.console import Console
@@ -57,6 +57,18 @@ app.command(bench.bench)
 app.command(data.app)
 
 
+def visible(text: str) -> str:
+    """`text` in which a stranger's name moves no cursor: what a terminal obeys is escaped, lines end where they do."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+class _Console(Console):
+    """A console on which names are no markup, and no orders."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
+
+
 class _Lines:
     """A stream whose reader may go away (`| head`) or whose disk may fill: it falls silent, and the work goes on."""
 
@@ -103,15 +115,15 @@ def silence(stream: TextIO) -> None:
 def say(line: str) -> None:
     """A line for a person on stderr, whatever has become of it."""
     lines = _Lines(sys.stderr)
-    lines.write(f"{line}\n")
+    lines.write(f"{visible(line)}\n")
     lines.flush()
 
 
 def console_for(json_wanted: bool) -> Console:
-    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document. Names are no markup."""
+    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document."""
     lines = _Lines(sys.stderr if json_wanted else sys.stdout)
     # whether it is a terminal the stream says, not FORCE_COLOR: bars have no place in the log of a build
-    return Console(
+    return _Console(
         file=cast(TextIO, lines),
         force_terminal=lines.isatty(),
         soft_wrap=True,
@@ -140,8 +152,7 @@ def _streams() -> None:
 def _fail(message: str, code: int) -> NoReturn:
     if os.environ.get("ALEXNET_DEBUG") == "1":
         traceback.print_exc()
-    # a stranger's name may hold what a terminal obeys
-    say("alexnet: " + "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
+    say(f"alexnet: {message}")
     raise SystemExit(code)
 
 
