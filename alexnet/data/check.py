@@ -241,7 +241,9 @@ def _scan(samples: Samples, threads: int, near: bool, progress: Callable[[int], 
     count = len(samples)
     seen = _Seen([], np.zeros(count, bool), np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64))
     ranges = [range(start, min(start + AT_A_TIME, count)) for start in range(0, count, AT_A_TIME)]
-    with closing(in_turn(lambda rows: [_look(samples, row, near) for row in rows], ranges, threads=threads)) as made:
+    with closing(
+        in_turn(lambda rows: [_look(samples, row, near) for row in rows], ranges, samples, threads=threads)
+    ) as made:
         for rows, looks in zip(ranges, made, strict=True):
             for row, look in zip(rows, looks, strict=True):
                 seen.found += [(row, kind, detail) for kind, detail in look.found]

@@ -30,7 +30,7 @@ class Journal:
         self.steps = steps
         self.metrics = run.metrics.open("ab")
         self.bad_path = run.folder / BAD_IMAGES
-        self.bad = set(self.bad_path.read_text().splitlines()) if self.bad_path.exists() else set()
+        self.bad = set(self.bad_path.read_text("utf-8").splitlines()) if self.bad_path.exists() else set()
         # TensorBoard's own switch: where TensorFlow is installed it would load that, noise and all, beside torch
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         # TensorBoard speaks through the root logger and warns about its own dependencies; neither is the user's
@@ -89,7 +89,7 @@ class Journal:
             line = json.dumps(record["bad_image"], ensure_ascii=False)
             if line not in self.bad:
                 self.bad.add(line)
-                with self.bad_path.open("a") as stream:
+                with self.bad_path.open("a", encoding="utf-8") as stream:
                     stream.write(line + "\n")
                 self.console.print(f"bad image {record['bad_image']['path']}: {record['bad_image']['reason']}")
             return

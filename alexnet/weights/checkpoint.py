@@ -133,6 +133,8 @@ def load(folder: Path, *, training: bool = True) -> Checkpoint:
     """The verified checkpoint in `folder`; without `training` the optimizer's tensors are not read."""
     verify(folder)
     state = files.read_json(folder / "state.json")
+    if not isinstance(state, dict):
+        raise WeightsError(f"{folder / 'state.json'}: expected a JSON object")
     if state.get("schema") != SCHEMA:
         raise WeightsError(f"{folder}: written in schema {state.get('schema')}; this program reads {SCHEMA}")
     optimizer = read_tensors(folder / "optimizer.safetensors") if training else {}
