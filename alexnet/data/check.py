@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -241,16 +241,18 @@ def _scan(samples: Samples, threads: int, near: bool, progress: Callable[[int], 
     count = len(samples)
     seen = _Seen([], np.zeros(count, bool), np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64))
     ranges = [range(start, min(start + AT_A_TIME, count)) for start in range(0, count, AT_A_TIME)]
-    with closing(
-        in_turn(lambda rows: [_look(samples, row, near) for row in rows], ranges, samples, threads=threads)
-    ) as made:
+
+    def look(rows: Iterable[int]) -> list[_Look]:
+        return [_look(samples, row, near) for row in rows]
+
+    with closing(in_turn(look, ranges, samples, threads=threads)) as made:
         for rows, looks in zip(ranges, made, strict=True):
-            for row, look in zip(rows, looks, strict=True):
-                seen.found += [(row, kind, detail) for kind, detail in look.found]
-                if look.hash is not None:
+            for row, one in zip(rows, looks, strict=True):
+                seen.found += [(row, kind, detail) for kind, detail in one.found]
+                if one.hash is not None:
                     seen.good[row] = True
-                    seen.hashes[row] = np.frombuffer(look.hash, np.uint64)
-                    seen.likenesses[row] = look.likeness
+                    seen.hashes[row] = np.frombuffer(one.hash, np.uint64)
+                    seen.likenesses[row] = one.likeness
             progress(len(rows))
     return seen
 
