@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from alexnet.data import loader, threads
+from alexnet.data import threads
 from alexnet.data.augment import resized_box
 from alexnet.data.classes import Classes
 from alexnet.data.loader import Batch, Places, batches, original, pixels, stored
