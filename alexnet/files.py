@@ -126,7 +126,8 @@ def _part(path: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Put `value` at `path` as indented JSON, whole; NaN and infinity are refused."""
-    write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write(path, text.encode("utf-8", "backslashreplace"))  # a byte of a path that is no text is JSON's \udcXX
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

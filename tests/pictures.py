@@ -1,9 +1,14 @@
-"""Small folders of pictures that tests make: two kinds of blobs that a network can tell apart."""
+"""Pictures that tests make: files of every kind, and small folders of bars that a network can tell apart."""
 
+import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+ORIENTATION = 0x0112
 
 
 def write_folder(folder: Path, *, classes: int = 3, each: int = 24, side: int = 80, seed: int = 0) -> Path:
@@ -20,3 +25,34 @@ def write_folder(folder: Path, *, classes: int = 3, each: int = 24, side: int = 
             name = place / f"{i:03d}.{'jpg' if i % 2 else 'png'}"
             Image.fromarray(picture.astype(np.uint8)).save(name, quality=90)
     return folder
+
+
+def picture(height=64, width=96):
+    """A smooth picture of many colours, uint8 (h, w, 3)."""
+    y, x = np.mgrid[:height, :width]
+    planes = [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) * 255 // max(height + width - 2, 1)]
+    return np.stack(planes, 2).astype(np.uint8)
+
+
+def encoded(image, kind, mode="RGB", **options):
+    stream = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image).convert(mode)
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, *, depth, colour, rows, extra=b""):
+    """A PNG written by hand, for what Pillow does not write."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")

@@ -98,7 +98,10 @@ def dangers(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.ExceptHandler):
             types = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type] if node.type else []
             names = {ast.unparse(one).removeprefix("builtins.") for one in types} or {"everything"}
-            again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            last = node.body[-1]
+            again = isinstance(last, ast.Raise) and last.exc is None
+            # what goes wrong in a thread is raised where its result is asked for
+            again = again or ast.unparse(last).endswith(f".set_exception({node.name})")
             if names & {"everything", "Exception"} or ("BaseException" in names and not again):
                 found.append(f"except {', '.join(sorted(names))}")
     return found
@@ -126,14 +129,66 @@ def test_nothing_reads_code_or_catches_everything(path):
         "try:\n    f()\nexcept Exception as e:\n    raise ValueError from e",
         "try:\n    f()\nexcept (OSError, Exception):\n    pass",
         "try:\n    f()\nexcept BaseException:\n    pass",
+        "try:\n    f()\nexcept BaseException as e:\n    made.set_exception(e)\n    g()",
+        "try:\n    f()\nexcept Exception as e:\n    made.set_exception(e)",
     ],
 )
 def test_a_danger_is_seen(source):
     assert dangers(ast.parse(source))
     harmless = (
         "model.eval()\ntorch.load(p, weights_only=True)\ntry:\n    f()\nexcept BaseException:\n    g()\n    raise"
+        "\ntry:\n    f()\nexcept BaseException as e:\n    made.set_exception(e)"
     )
     assert not dangers(ast.parse(harmless))
+
+
+WALL_CLOCK = {"time", "time_ns", "ctime", "asctime", "localtime", "gmtime", "strftime", "clock_gettime"}  # of `time`
+STAMPS = ("st_mtime", "st_ctime", "st_atime", "st_birthtime", "getmtime", "getctime", "getatime")
+# The cache's index compares a file's time with the one it was read at: it asks whether they are equal, not which is later.
+MAY_READ_STAMPS = {ROOT / "alexnet" / "data" / "index.py"}
+
+
+def wall_clocks(tree: ast.AST) -> list[str]:
+    """What tells the time of day, or of a file: it may be set back, so no order and no duration is taken from it."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name == "datetime"]
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            found += sorted(names & WALL_CLOCK) if node.module == "time" else []
+            found += ["datetime"] if node.module == "datetime" else []
+        elif isinstance(node, ast.Attribute):
+            if node.attr in WALL_CLOCK and isinstance(node.value, ast.Name) and node.value.id == "time":
+                found.append(ast.unparse(node))
+            elif node.attr.startswith(STAMPS):
+                found.append(node.attr)
+    return found
+
+
+@over_sources
+def test_no_order_or_duration_comes_from_the_wall_clock(path):
+    allowed: tuple[str, ...] = STAMPS if path in MAY_READ_STAMPS else ()
+    assert [one for one in wall_clocks(ast.parse(path.read_text())) if not one.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\nbegin = time.time()",
+        "from time import time",
+        "from time import monotonic, time_ns",
+        "import datetime",
+        "from datetime import datetime, UTC",
+        "newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime)",
+        "path.stat().st_mtime_ns",
+        "os.path.getmtime(path)",
+        "time.strftime('%c')",
+    ],
+)
+def test_a_wall_clock_is_seen(source):
+    assert wall_clocks(ast.parse(source))
+    assert not wall_clocks(ast.parse("import time\nbegin = time.monotonic()\ntime.sleep(1)\nrow.time\nstat().st_size"))
 
 
 def named_variants(tree: ast.AST) -> list[str]:

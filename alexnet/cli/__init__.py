@@ -1,11 +1,13 @@
 """The command line: one file a verb. None imports torch before it runs: `--help` answers at once."""
 
+import errno
 import os
 import re
 import sys
 import traceback
 from importlib.metadata import version
-from typing import IO, NoReturn
+from io import TextIOWrapper
+from typing import Any, Final, NoReturn, TextIO, cast
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCliTokensError
 from rich.console import Console
@@ -22,6 +24,9 @@ def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
             for token in argument.tokens:
                 if not re.fullmatch(r"[+-]?\d+", token.value):
                     raise errors.UsageError(f"{token.keyword} {token.value}: expected a whole number")
+
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _shown(default: object) -> object:
@@ -52,39 +57,124 @@ app.command(bench.bench)
 app.command(data.app)
 
 
+def visible(text: str) -> str:
+    """`text` in which a stranger's name moves no cursor: what a terminal obeys is escaped, lines end where they do."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class _Console(Console):
-    """A console whose reader may go away (`| head`): it falls silent, and the work goes on."""
+    """A console on which names are no markup, and no orders."""
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        silence(self.file)
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
 
 
-def silence(stream: IO[str]) -> None:
+class _Lines:
+    """A stream whose reader may go away (`| head`) or whose disk may fill: it falls silent, and the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        """`text`, as far as somebody takes it."""
+        try:
+            return self.stream.write(text)
+        except OSError as reason:
+            self._lost(reason)
+            return len(text)
+
+    def flush(self) -> None:
+        """What was written, as far as somebody takes it."""
+        try:
+            self.stream.flush()
+        except OSError as reason:
+            self._lost(reason)
+
+    def _lost(self, reason: OSError) -> None:
+        silence(self.stream)
+        if not isinstance(reason, BrokenPipeError) and self.stream is not sys.stderr:
+            say(f"alexnet: standard output: {reason.strerror}; nothing more is printed")
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal that draws."""
+        return self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self.stream.fileno()
+
+
+def silence(stream: TextIO) -> None:
     """Sends nowhere what is still written to a stream that nobody reads."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def say(line: str) -> None:
+    """A line for a person on stderr, whatever has become of it."""
+    lines = _Lines(sys.stderr)
+    lines.write(f"{visible(line)}\n")
+    lines.flush()
 
 
 def console_for(json_wanted: bool) -> Console:
-    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document. Names are no markup."""
-    file = sys.stderr if json_wanted else sys.stdout
-    return _Console(file=file, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    """Lines for a person: on stdout, or on stderr where stdout carries one JSON document."""
+    lines = _Lines(sys.stderr if json_wanted else sys.stdout)
+    # whether it is a terminal the stream says, not FORCE_COLOR: bars have no place in the log of a build
+    return _Console(
+        file=cast(TextIO, lines),
+        force_terminal=lines.isatty(),
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _streams() -> None:
+    """Opens on nothing what was closed of the three streams, or a file of a run would get its number, and what is
+    printed; what a stream's encoding lacks is printed as Python escapes it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 for the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int) -> NoReturn:
     if os.environ.get("ALEXNET_DEBUG") == "1":
         traceback.print_exc()
-    print(f"alexnet: {message}", file=sys.stderr)
+    say(f"alexnet: {message}")
     raise SystemExit(code)
+
+
+def _flush() -> None:
+    """Empties stdout: what nobody takes is found out here, not in the interpreter's last moments."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+    except OSError as reason:
+        silence(sys.stdout)
+        _fail(f"standard output: {reason.strerror}", errors.AlexNetError.code)
 
 
 def main(tokens: list[str] | None = None) -> None:
     """Runs a command; a user's mistake is one line on stderr and the exit code of `errors.py`."""
+    _streams()
     try:
         try:
             app(tokens, exit_on_error=False, print_error=False)
         finally:
-            sys.stdout.flush()  # a pipe that nobody reads is found out here, not in the interpreter's last moments
+            _flush()
     except UnusedCliTokensError as reason:
         _fail(f"{' '.join(reason.unused_tokens or ())}: not expected here; see --help", errors.UsageError.code)
     except CycloptsError as reason:
@@ -94,8 +184,11 @@ def main(tokens: list[str] | None = None) -> None:
     except BrokenPipeError:
         silence(sys.stdout)
     except OSError as reason:
-        if reason.filename is None:
+        if reason.filename is None and reason.errno not in FULL:
             raise
+        if reason.filename is None:
+            silence(sys.stdout)  # it may be this that is full
+            _fail(f"cannot write: {reason.strerror}", errors.AlexNetError.code)
         _fail(f"{os.fsdecode(reason.filename)}: {reason.strerror}", errors.AlexNetError.code)
     except (MemoryError, RuntimeError) as reason:
         if not errors.out_of_memory(reason):

@@ -1,7 +1,6 @@
 """`alexnet eval`."""
 
 import json as json_format
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +52,7 @@ def evaluate(
     from ..evaluation.backends import device_for, precision_for
     from ..ranks import keep_memory, multiply_in
     from ..weights.run import is_run
-    from . import console_for
+    from . import console_for, say
 
     if data is None and len(runs) > 1 and not is_run(runs[-1]):
         runs, data = runs[:-1], runs[-1]
@@ -80,7 +79,7 @@ def evaluate(
     asked = (backend, precision) != ("torch", "auto")
     for one in verdict.backends:
         if one.agreement is not None and (asked or one.refused):
-            print(one, file=sys.stderr)
+            say(str(one))
     result = verdict.to_json()
     console = console_for(json)
     of = {"held out": " held out of the training", "trained on": ", those it was TRAINED on", "others": ""}

@@ -51,6 +51,7 @@ def predict(
     from ..data.sources import open_images
     from ..evaluation import predict as predicting
     from ..evaluation.backends import device_for, precision_for
+    from . import say
 
     for name in pictures:
         if name.startswith("-") and name != "-":
@@ -70,6 +71,7 @@ def predict(
     predictor = predicting.load(run, device=str(where), seed=seed, backend=backend, precision=precise)
     document: list[dict[str, Any]] = []
     count, bad = 0, list[BadImage]()
+    cell = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
     if csv:
         writer.writerow(["path", "rank", "index", "label", "probability"])
@@ -86,17 +88,17 @@ def predict(
             print(path)
             wide = max(len(p.label) for p in said)
             for p in said:
-                bar = "█" * round(BAR * p.probability)
+                bar = cell * round(BAR * p.probability)
                 print(f"  {p.label:<{wide}}  {100 * p.probability:5.1f} %  {bar}")
     if json:
         print(json_format.dumps(document))
     if predictor.backend is not None and predictor.backend.agreement is not None:
-        print(predictor.backend, file=sys.stderr)
+        say(str(predictor.backend))
     if count == 1 and bad:
         raise bad[0]
     if bad:
         for one in bad:
-            print(f"bad image {one}", file=sys.stderr)
+            say(f"bad image {one}")
         raise DataError(f"{len(bad)} of {count} pictures could not be decoded")
 
 

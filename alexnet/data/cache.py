@@ -2,13 +2,28 @@
 
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Final
 
-# What reading an .npz raises that was cut short, overwritten or written by another program.
-DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, struct.error)
+# What reading an .npy or .npz raises that was cut short, overwritten or written by another program. An array's header
+# is a dictionary in Python's notation, which numpy parses (as data) and may ask its tokenizer for.
+DAMAGE: Final = (
+    OSError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 def cache_folder() -> Path:

@@ -245,7 +245,7 @@ def _scan(samples: Samples, threads: int, near: bool, progress: Callable[[int], 
     def look(rows: Iterable[int]) -> list[_Look]:
         return [_look(samples, row, near) for row in rows]
 
-    with closing(in_turn(look, ranges, threads=threads)) as made:
+    with closing(in_turn(look, ranges, samples, threads=threads)) as made:
         for rows, looks in zip(ranges, made, strict=True):
             for row, one in zip(rows, looks, strict=True):
                 seen.found += [(row, kind, detail) for kind, detail in one.found]

@@ -42,10 +42,16 @@ class Classes:
         return len(self.keys)
 
     @classmethod
-    def of(cls, keys: Iterable[str]) -> Self:
-        """Classes with these keys in this order; the words of a wnid are ImageNet's, else the key itself."""
+    def of(cls, keys: Iterable[str], where: str = "the class list") -> Self:
+        """Classes with these keys in this order; the words of a wnid are ImageNet's, else the key itself.
+
+        A DataError names `where`, which they were read from.
+        """
         keys = tuple(keys)
-        return cls(keys, tuple(_imagenet_words().get(key, key) for key in keys))
+        try:
+            return cls(keys, tuple(_imagenet_words().get(key, key) for key in keys))
+        except DataError as reason:
+            raise DataError(f"{where}: {reason}") from None
 
     def to_json(self) -> list[dict[str, str]]:
         """What `classes.json` holds: one `{"key", "words"}` a label, in label order."""

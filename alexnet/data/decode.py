@@ -6,9 +6,11 @@ JPEG that this refuses, by Pillow. Both give the same pixels (tests/data/test_de
 
 import io
 import math
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from typing import Final
 
 import numpy as np
@@ -25,6 +27,10 @@ Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS: Final = 200_000_000
 # Real progressive files have about ten; each scan goes over the whole picture again, so a small file of many is a bomb.
 MAX_SCANS: Final = 100
+# 64 MB of EXIF make a thousand segments, 200 million pixels in libpng's pieces of 8 KB make 75,000 chunks; a file of
+# far more than any picture needs is there to be walked over.
+MAX_SEGMENTS: Final = 10_000
+MAX_CHUNKS: Final = 200_000
 
 # A JPEG may be decoded at 1/2 or 1/4 of its size, for which libjpeg-turbo has fast inverse transforms; it is where at
 # least GAP times the stored form's side is left, so that the filter still has its work to do (docs/log.md).
@@ -41,11 +47,16 @@ FILTERS: Final = {
 # JPEG's markers, the byte after 0xFF.
 FRAMES: Final = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 START_OF_SCAN: Final = 0xDA
-PROGRESSIVE: Final = (0xC2, 0xCA)
+END: Final = 0xD9
 APPLICATION: Final = range(0xE0, 0xF0)
 APP1: Final = 0xE1
 ADOBE: Final = 0xEE
-ALONE: Final = (0x00, 0x01, *range(0xD0, 0xDA))  # no length follows
+COMMENT: Final = 0xFE
+# The end, and those that a length follows; 0xFF00 is a byte of the coded pixels, and fills come before any.
+MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+
+# Longer than any run within a segment that is not metadata; over such before a marker Pillow goes at 1 MB a second.
+FILL: Final = re.compile(rb"\xff{1000,}")
 
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 EXIF: Final = b"Exif\0\0"
@@ -309,10 +320,10 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: int, stored: int | None) ->
     # Imported here: what needs no picture decoded, needs no decoder either.
     import simplejpeg
 
-    segments = _segments(data)
-    progressive = any(marker in PROGRESSIVE for marker, _, _ in segments)
-    if progressive and data.count(bytes((0xFF, START_OF_SCAN))) > MAX_SCANS:
+    # every scan is among these pairs of bytes, so nearly no file is walked to its end
+    if data.count(bytes((0xFF, START_OF_SCAN))) > MAX_SCANS and _scans(data) > MAX_SCANS:
         raise TooLarge(name, f"a JPEG of more than {MAX_SCANS} scans")
+    segments = _header(data)
     exif = next((data[a + 4 : b] for marker, a, b in segments if marker == APP1 and data.startswith(EXIF, a + 4)), b"")
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
@@ -327,11 +338,15 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: int, stored: int | None) ->
     except ValueError:
         pass  # something the library warns of: Pillow has the last word
     # Pillow is given no metadata to stumble over: of it only Adobe's segment says how the colours are coded.
-    metadata = [(a, b) for marker, a, b in segments if marker in APPLICATION and marker != ADOBE]
-    return replace(_decode_pillow(_without(data, metadata), "JPEG", name, max_pixels, stored), exif=exif)
+    metadata = [(a, b) for marker, a, b in segments if marker in (*APPLICATION, COMMENT) and marker != ADOBE]
+    bare = FILL.sub(b"\xff", _without(data, metadata))
+    return replace(_decode_pillow(bare, "JPEG", name, max_pixels, stored), exif=exif)
 
 
 def _decode_png(data: bytes, name: str, max_pixels: int) -> _Picture:
+    if data[12:16] == b"IHDR" and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        _check_size(height, width, name, max_pixels)
     chunks = _chunks(data)
     exif = next((data[a + 8 : b - 4] for kind, a, b in chunks if kind == b"eXIf"), b"")
     # Text and profiles inflate without bound, an animation's chunks make Pillow warn: neither holds a pixel.
@@ -365,28 +380,55 @@ def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
     return np.array(picture.convert("RGB"))
 
 
-def _segments(data: bytes) -> list[tuple[int, int, int]]:
-    """The segments of a JPEG before its first scan: marker, first byte, byte after the last.
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG: marker, first byte, byte after the last; its end is one too, and what follows goes on.
 
-    Bytes between segments are passed over, as Pillow does: no segment that it would read may be missing here.
+    Bytes between them, a scan's coded pixels for one, are passed over as the decoders do: no segment that these would
+    read may be missing here. ValueError: more than MAX_SEGMENTS.
     """
-    segments = []
-    at = data.find(b"\xff", 2)
-    while 0 <= at <= len(data) - 4 and data[at + 1] != START_OF_SCAN:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            end = at + 1
-        elif marker in ALONE:
-            end = at + 2
-        else:
-            end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
-            segments.append((marker, at, end))
-        at = data.find(b"\xff", end)
-    return segments
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, at)
+        if found is None:
+            return
+        marker, at = data[found.end() - 1], found.end()
+        if marker != END:
+            at += max(2, int.from_bytes(data[at : at + 2]))
+        yield marker, found.start(), at
+    raise ValueError(f"more than {MAX_SEGMENTS:,} segments")
+
+
+def _header(data: bytes) -> list[tuple[int, int, int]]:
+    """The segments of a JPEG before its first scan. ValueError: no scan, or more than MAX_SEGMENTS bytes between them,
+
+    over which Pillow goes one by one.
+    """
+    segments: list[tuple[int, int, int]] = []
+    between, at = 0, 2
+    for marker, first, after in _segments(data):
+        between += first - at
+        if between > MAX_SEGMENTS:
+            raise ValueError(f"more than {MAX_SEGMENTS:,} bytes that belong to nothing")
+        if marker == START_OF_SCAN:
+            return segments
+        segments.append((marker, first, after))
+        at = after
+    raise ValueError("no scan in it")
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, counted to one more than MAX_SCANS; those of a picture in a segment or behind the end
+    are none of its own.
+    """
+    before = takewhile(lambda segment: segment[0] != END, _segments(data))
+    return sum(1 for _ in islice((one for one in before if one[0] == START_OF_SCAN), MAX_SCANS + 1))
 
 
 def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
-    """The chunks of a PNG: type, first byte, byte after the last; without one that the file's end cuts short."""
+    """The chunks of a PNG: type, first byte, byte after the last; without one that the file's end cuts short.
+
+    ValueError: more than MAX_CHUNKS.
+    """
     chunks = []
     at = len(PNG_MAGIC)
     while at + 12 <= len(data):
@@ -395,6 +437,8 @@ def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
             break
         chunks.append((data[at + 4 : at + 8], at, end))
         at = end
+        if len(chunks) > MAX_CHUNKS:
+            raise ValueError(f"more than {MAX_CHUNKS:,} chunks")
     return chunks
 
 

@@ -82,7 +82,7 @@ def folder_samples(folder: Path) -> Samples:
     keys = subfolders(folder, ignored)
     if not keys:
         raise DataError(f"{shown(str(folder))}: no class folders in it (expected one folder a class, images inside)")
-    classes = Classes.of(keys)
+    classes = Classes.of(keys, shown(str(folder)))
     top = folder.stat()
     names: list[str] = []
     sizes: list[int] = []

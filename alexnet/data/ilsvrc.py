@@ -107,7 +107,7 @@ def _train_table(path: Path) -> Samples:
         path.parent,
         names,
         label=labels,
-        classes=Classes.of(wnids),
+        classes=Classes.of(wnids, shown(str(path))),
         size=sizes,
         files=[path],
         file=np.zeros(len(labels), np.int32),

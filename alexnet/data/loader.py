@@ -3,11 +3,11 @@
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from .augment import resized_box
 from .decode import decode, decoded_form, random_resized, raw_form
 from .order import uniform
 from .preprocess import Preprocess
-from .samples import Samples, shown
+from .samples import Samples
+from .threads import PATIENCE, Task, Threads, path_of
 
 Image = NDArray[np.uint8]
 Prepare = Callable[[bytes, int, int, int], Image]  # (content, row, n, epoch) -> an image of the batch
 BadImages = Literal["error", "skip"]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ def _named(samples: Samples, row: int) -> Iterator[None]:
     try:
         yield
     except BadImage as bad:
-        raise BadImage(shown(str(samples.path(row))), bad.reason) from None
+        raise BadImage(path_of(samples, row), bad.reason) from None
 
 
 def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> Image:
     if samples.raw:
-        return raw_form(data, preprocess.stored, shown(str(samples.path(row))))
+        return raw_form(data, preprocess.stored, path_of(samples, row))
     with _named(samples, row):
         return decoded_form(data, "", preprocess.shaping)[0]
 
@@ -108,19 +110,21 @@ def batches(
     bad_images: BadImages = "error",
     pinned: bool = False,
     ahead: int = 3,
+    patience: float = PATIENCE,
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
     `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. `threads=0`
     prepares in the calling thread; up to `ahead` batches are made while the caller works. A bad image ends the
-    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`.
+    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`. DataError: a
+    thread failed, or has been at one picture for `patience` seconds.
     """
 
-    def fill(place: Places, images: Image, part: slice) -> Filled:
+    def fill(place: Places, images: Image, first: int, rows: Iterable[int]) -> Filled:
         bad: list[tuple[int, BadImage]] = []
         reading, begin = 0.0, time.monotonic()
-        for i in range(*part.indices(len(place.rows))):
-            row, asked = int(place.rows[i]), time.monotonic()
+        for i, row in enumerate(rows, first):
+            asked = time.monotonic()
             try:
                 if samples.raw:
                     samples.read_into(row, images[i])
@@ -152,11 +156,11 @@ def batches(
     if threads == 0:
         for place in places:
             images = empty(place)
-            yield finish(place, images, [fill(place, images.numpy(), slice(None))])
+            yield finish(place, images, [fill(place, images.numpy(), 0, place.rows.tolist())])
         return
 
-    waiting: deque[tuple[Places, torch.Tensor, list[Future[Filled]]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    waiting: deque[tuple[Places, torch.Tensor, list[Task[Filled]]]] = deque()
+    pool = Threads(threads)
     try:
         source = iter(places)
         exhausted = False
@@ -167,13 +171,17 @@ def batches(
                     exhausted = True
                     break
                 images = empty(place)
-                bounds = np.linspace(0, len(place.rows), 2 * threads + 1).astype(int)
-                parts = [slice(a, b) for a, b in pairwise(bounds) if b > a]
-                array = images.numpy()
-                waiting.append((place, images, [pool.submit(fill, place, array, part) for part in parts]))
+                bounds = np.linspace(0, len(place.rows), 2 * threads + 1).astype(int).tolist()
+                rows, array = place.rows.tolist(), images.numpy()
+                parts = [
+                    pool.make(partial(fill, place, array, first), rows[first:last])
+                    for first, last in pairwise(bounds)
+                    if last > first
+                ]
+                waiting.append((place, images, parts))
             if not waiting:
                 return
-            place, images, futures = waiting.popleft()
-            yield finish(place, images, [future.result() for future in futures])
+            place, images, tasks = waiting.popleft()
+            yield finish(place, images, [task.result(samples, patience) for task in tasks])
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()

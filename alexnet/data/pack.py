@@ -15,7 +15,7 @@ import json
 import math
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -294,7 +294,7 @@ def _pack(work: _Work, state: _State, threads: int, progress: Callable[[int], No
     blocks = work.blocks()
     progress(sum(len(rows) for block in blocks[: state.blocks] for rows in block))
     left = [rows for block in blocks[state.blocks :] for rows in block]
-    with closing(in_turn(partial(_make, work), left, threads=threads)) as made:
+    with closing(in_turn(partial(_make, work), left, work.samples, threads=threads)) as made:
         for number in range(state.blocks, len(blocks)):
             with files.growing(work.index, state.index) as index, _container(work, number, state.sums.count) as add:
                 lines = [COLUMNS] if number == 0 else []
@@ -319,7 +319,7 @@ def _pack(work: _Work, state: _State, threads: int, progress: Callable[[int], No
         files.finish(path)
 
 
-def _make(work: _Work, rows: range) -> _Made:
+def _make(work: _Work, rows: Iterable[int]) -> _Made:
     """The bytes that some rows become."""
     made = _Made()
     for row in rows:

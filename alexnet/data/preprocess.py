@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 
 from ..errors import DataError, UsageError
+from .cache import DAMAGE
 
 Resize = Literal["shorter", "warp"]
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
@@ -139,17 +140,19 @@ def load_mean(folder: Path, *, stored: int) -> np.ndarray:
 
     DataError: missing, not an array of numbers, of another shape, or not finite.
     """
-    path = folder / MEAN_FILE
+    path, expected = folder / MEAN_FILE, (stored, stored, 3)
     try:
         with path.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if dtype.kind != "f" or shape != expected:  # before as much is allocated as the header says
+                raise DataError(f"{path}: {dtype} {shape}, expected float32 {expected}")
+            stream.seek(0)
             mean = np.lib.format.read_array(stream, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: missing, and preprocess.json names it as the mean image") from None
-    except (OSError, ValueError, EOFError) as reason:
-        raise DataError(f"{path}: cannot be read as an array of numbers ({reason})") from None
-    expected = (stored, stored, 3)
-    if mean.dtype.kind != "f" or mean.shape != expected:
-        raise DataError(f"{path}: {mean.dtype} {mean.shape}, expected float32 {expected}")
+    except DAMAGE as reason:
+        raise DataError(f"{path}: cannot be read as an array of numbers ({' '.join(str(reason).split())})") from None
     if not np.isfinite(mean).all():
         raise DataError(f"{path}: holds values that are not finite")
     return mean.astype(np.float32)

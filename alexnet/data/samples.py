@@ -1,6 +1,7 @@
 """The sample table: where each image's bytes lie, and its label. Every source of images becomes one of these."""
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -53,19 +54,34 @@ class _Containers:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
         self._handles: dict[int, int] = {}
+        self._stale: list[int] = []  # open until the end: another thread may be reading from it
         self._lock = threading.Lock()
 
     def handle(self, index: int) -> int:
         with self._lock:
             if index not in self._handles:
                 try:
-                    self._handles[index] = os.open(self._paths[index], os.O_RDONLY | os.O_CLOEXEC)
+                    self._handles[index], _ = _regular(self._paths[index])
                 except OSError as reason:
                     raise DataError(f"{shown(str(self._paths[index]))}: {reason.strerror}") from None
             return self._handles[index]
 
+    def pread(self, index: int, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`; of a file that a network's disk calls stale, from a new descriptor, once."""
+        handle = self.handle(index)
+        try:
+            return _pread(handle, size, offset)
+        except OSError as reason:
+            if reason.errno != errno.ESTALE:
+                raise
+        with self._lock:
+            if self._handles.get(index) == handle:  # the first of the threads that have met it
+                del self._handles[index]
+                self._stale.append(handle)
+        return _pread(self.handle(index), size, offset)
+
     def __del__(self) -> None:
-        for handle in self._handles.values():
+        for handle in (*self._handles.values(), *self._stale):
             os.close(handle)
 
 
@@ -196,9 +212,9 @@ class Samples:
         """
         file, size = int(self.file[row]), int(self.size[row])
         if file == OWN_FILE:
-            return self._read_own(row, size)
+            return read_file(self.path(row), size=size)
         try:
-            content = _pread(self.containers.handle(file), size, int(self.offset[row]))
+            content = self.containers.pread(file, size, int(self.offset[row]))
         except OSError as reason:
             raise DataError(f"{shown(str(self.path(row)))}: {reason.strerror}") from None
         if len(content) != size:
@@ -219,8 +235,8 @@ class Samples:
         handle = self.containers.handle(int(self.file[row]))
         try:
             got = os.preadv(handle, [image.data], int(self.offset[row])) if hasattr(os, "preadv") else 0
-        except OSError as reason:
-            raise DataError(f"{shown(str(self.path(row)))}: {reason.strerror}") from None
+        except OSError:
+            got = 0  # `read` tries again, and says what it is
         if got != size:  # the system answers in parts, or the file was cut short
             image[:] = np.frombuffer(self.read(row), np.uint8).reshape(image.shape)
 
@@ -266,27 +282,45 @@ class Samples:
         start = int(self.name_at[row])
         return self.names[start : self.names.index(b"\0", start)]
 
-    def _read_own(self, row: int, size: int) -> bytes:
-        path = self.path(row)
-        try:
-            # O_NONBLOCK: a FIFO that has taken the file's place must not hold the reader for ever.
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as reason:
+
+def read_file(path: Path, *, size: int = -1) -> bytes:
+    """The bytes of a picture's own file, `size` of them where that is not -1; BadImage: it cannot be had.
+
+    A handle that a network's disk calls stale is asked for once more.
+    """
+    try:
+        return _whole(path, size)
+    except OSError as reason:
+        if reason.errno != errno.ESTALE:
             raise BadImage(shown(str(path)), str(reason.strerror)) from None
-        try:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise BadImage(shown(str(path)), "not a regular file")
-            if size not in (-1, found.st_size):
-                raise BadImage(shown(str(path)), f"{found.st_size} bytes, {size} when the data was opened")
-            content = _pread(handle, found.st_size, 0)
-        except OSError as reason:
-            raise BadImage(shown(str(path)), str(reason.strerror)) from None
-        finally:
-            os.close(handle)
-        if len(content) != found.st_size:
-            raise BadImage(shown(str(path)), f"{len(content)} of {found.st_size} bytes could be read")
-        return content
+    try:
+        return _whole(path, size)
+    except OSError as reason:
+        raise BadImage(shown(str(path)), str(reason.strerror)) from None
+
+
+def _whole(path: Path, size: int) -> bytes:
+    handle, found = _regular(path)
+    try:
+        if size not in (-1, found):
+            raise BadImage(shown(str(path)), f"{found} bytes, {size} when the data was opened")
+        content = _pread(handle, found, 0)
+    finally:
+        os.close(handle)
+    if len(content) != found:
+        raise BadImage(shown(str(path)), f"{len(content)} of {found} bytes could be read")
+    return content
+
+
+def _regular(path: Path) -> tuple[int, int]:
+    """A descriptor of a regular file, and its size; OSError: there is none."""
+    # O_NONBLOCK: a FIFO that has taken the file's place must not hold the reader for ever.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return handle, status.st_size
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:

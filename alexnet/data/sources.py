@@ -270,7 +270,7 @@ def list_samples(path: Path) -> Samples:
         path.parent,
         [name for _, name, _ in rows],
         label=[label_of[key_of[label]] for _, _, label in rows],
-        classes=Classes.of(keys),
+        classes=Classes.of(keys, shown(str(path))),
         size=sizes,
     )
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,9 @@ def _measure(samples: Samples, preprocess: Preprocess, threads: int, bad_images:
     ranges = [
         range(start, min(start + ROWS_AT_A_TIME, len(samples))) for start in range(0, len(samples), ROWS_AT_A_TIME)
     ]
-    with closing(in_turn(lambda rows: _add_up(samples, rows, preprocess, bad_images), ranges, threads=threads)) as made:
+    with closing(
+        in_turn(lambda rows: _add_up(samples, rows, preprocess, bad_images), ranges, samples, threads=threads)
+    ) as made:
         for part in made:
             if stop.requested():
                 raise Stopped("stopped while measuring the training images; the same command measures them again")
@@ -151,7 +154,7 @@ def _stats(sums: Sums, sizes: NDArray[np.int32], bad: tuple[tuple[int, str], ...
     )
 
 
-def _add_up(samples: Samples, rows: range, preprocess: Preprocess, bad_images: BadImages) -> _Part:
+def _add_up(samples: Samples, rows: Iterable[int], preprocess: Preprocess, bad_images: BadImages) -> _Part:
     part, side = _Part(), preprocess.stored
     for row in rows:
         try:
@@ -191,6 +194,7 @@ def _write(path: Path, stats: Stats) -> None:
     stream = io.BytesIO()
     np.savez(
         stream,
+        of=np.array(path.name),
         mean=stats.mean,
         channel_mean=stats.channel_mean,
         eigenvalues=stats.eigenvalues,
@@ -205,9 +209,11 @@ def _write(path: Path, stats: Stats) -> None:
 
 
 def _read(path: Path, side: int) -> Stats | None:
-    """The statistics kept at `path`; None where there are none or the file is damaged."""
+    """The statistics kept at `path`; None where there are none, or the file is damaged or of other pictures."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            if str(kept["of"]) != path.name:
+                return None
             stats = Stats(
                 count=len(kept["sizes"]),
                 mean=kept["mean"],

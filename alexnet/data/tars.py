@@ -350,7 +350,7 @@ def _table(
         paths[0].parent,
         (rows.names[row] for row in chosen),
         label=np.fromiter((label[key_of[rows.labels[row]]] for row in chosen), np.int64, len(order)),
-        classes=Classes.of(keys),
+        classes=Classes.of(keys, _named(paths)),
         size=np.array(rows.size, np.int64)[order],
         files=paths,
         file=np.array(rows.file, np.int32)[order],

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..data.augment import Normalise, test_views
 from ..data.decode import decoded_form, opened, stored_form
+from ..data.samples import read_file, shown
 from ..errors import BadImage
 from ..ranks import multiply_in
 from ..weights.run import Loaded, open_run
@@ -58,11 +59,8 @@ class Predictor:
         elif isinstance(picture, bytes):
             return decoded_form(picture, name, p.shaping)[0]
         else:
-            try:
-                content = Path(picture).read_bytes()
-            except OSError as reason:
-                raise BadImage(str(picture), reason.strerror or "cannot be read") from None
-            return decoded_form(content, str(picture), p.shaping)[0]
+            path = Path(picture)
+            return decoded_form(read_file(path), shown(str(path)), p.shaping)[0]
         return stored_form(image, stored=p.stored, resize=p.resize, filter=p.filter)
 
     def probabilities(self, pictures: Sequence[Picture], *, views: int = 1) -> NDArray[np.float32]:

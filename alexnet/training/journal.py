@@ -39,7 +39,7 @@ class Journal:
         self.metrics = run.metrics.open("ab", buffering=0)
         self.unwritten = b""  # whole lines that found no room
         self.bad_path = run.folder / BAD_IMAGES
-        self.bad = set(self.bad_path.read_text().splitlines()) if self.bad_path.exists() else set()
+        self.bad = set(self.bad_path.read_text("utf-8").splitlines()) if self.bad_path.exists() else set()
         self.board: Board | None = Board(run.folder / TENSORBOARD, step=step)
         self.bar = Progress(
             BarColumn(bar_width=20),
@@ -90,7 +90,7 @@ class Journal:
             if line not in self.bad:
                 self.bad.add(line)
                 try:
-                    with self.bad_path.open("a") as stream:
+                    with self.bad_path.open("a", encoding="utf-8") as stream:
                         stream.write(line + "\n")
                 except OSError as reason:
                     self.console.print(f"{self.bad_path}: could not be written ({reason.strerror})")

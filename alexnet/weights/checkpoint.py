@@ -330,11 +330,11 @@ def load(folder: Path, *, training: bool = True) -> Checkpoint:
 def read(folder: Path, *, training: bool = True) -> Checkpoint:
     """What `load` gives of a checkpoint that is verified already."""
     state = files.read_json(folder / "state.json")
-    schema = state.get("schema") if isinstance(state, dict) else None
+    if not isinstance(state, dict):
+        raise WeightsError(f"{folder / 'state.json'}: expected a JSON object")
+    schema, by = state.get("schema"), state.get("alexnet")
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
-        by = (
-            f"alexnet {state['alexnet']!s:.40}" if isinstance(state, dict) and "alexnet" in state else "another program"
-        )
-        raise WeightsError(f"{folder}: written by {by} in schema {schema!s:.20}; this program reads 1 to {SCHEMA}")
+        writer = f"alexnet {by!s:.40}" if by else "another program"
+        raise WeightsError(f"{folder}: written by {writer} in schema {schema!s:.20}; this program reads 1 to {SCHEMA}")
     optimizer = read_tensors(folder / "optimizer.safetensors") if training else {}
     return Checkpoint(read_tensors(folder / "model.safetensors"), optimizer, state)

@@ -145,7 +145,9 @@ def _unusable() -> Iterator[None]:
 
 
 def run_named(name: str) -> Run:
-    """The run folder called `name` under runs/, or at the path `name`."""
+    """The run folder called `name` under runs/, or at the path `name`. UsageError: a name that is no text."""
+    if any("\udc80" <= c <= "\udcff" for c in name):  # how Python writes a byte that its locale does not know
+        raise UsageError(f"{name}: not text in this locale, and TensorBoard wants that of a path; name another --run")
     return Run(Path(name) if "/" in name else Path("runs") / name)
 
 

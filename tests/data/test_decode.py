@@ -11,45 +11,15 @@ from PIL import Image, ImageOps
 from alexnet.data.decode import FILTERS, decode, decoded_form, random_resized, raw_form, stored_form
 from alexnet.data.preprocess import Shaping
 from alexnet.errors import BadImage
+from tests.faults.fuzz import mutated, seeds, with_right_checksums
+from tests.pictures import ORIENTATION, chunk, encoded, exif, picture, png
 
 # The largest difference, in levels of 255, between simplejpeg's pixels and Pillow's on JPEGs that both read: none.
 LIBRARIES_DIFFER = 0
-ORIENTATION = 0x0112
-
-
-def picture(height=64, width=96):
-    """A smooth picture of many colours, uint8 (h, w, 3)."""
-    y, x = np.mgrid[:height, :width]
-    planes = [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) * 255 // max(height + width - 2, 1)]
-    return np.stack(planes, 2).astype(np.uint8)
 
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def encoded(image, kind, mode="RGB", **options):
-    stream = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image).convert(mode)
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def exif(orientation):
-    tags = Image.Exif()
-    tags[ORIENTATION] = orientation
-    return tags
-
-
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width, height, *, depth, colour, rows, extra=b""):
-    """A PNG written by hand, for what Pillow does not write."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
 
 
 def pillow(data):
@@ -413,54 +383,6 @@ def test_profiles_that_inflate_without_bound_are_not_read():
     extra = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(200_000_000), 1)) + chunk(b"zTXt", b"x\0\0" + b"\0" * 9)
     data = encoded(picture(), "PNG")
     assert np.array_equal(decode(data[:33] + extra + data[33:], "a.png"), picture())
-
-
-def seeds():
-    frames = [Image.fromarray(picture(48, 40)), Image.fromarray(255 - picture(48, 40))]
-    image = frames[0]
-    animated = {"save_all": True, "append_images": frames[1:]}
-    return {
-        "JPEG": encoded(image, "JPEG", exif=exif(6), comment=b"x", icc_profile=bytes(200)),
-        "progressive": encoded(image, "JPEG", progressive=True),
-        "CMYK": encoded(image.convert("CMYK"), "JPEG", exif=exif(3)),
-        "MPO": encoded(image, "MPO", **animated),
-        "PNG": encoded(image, "PNG", exif=exif(5)),
-        "PNG 16": encoded(Image.fromarray(picture(48, 40)[:, :, 0].astype(np.uint16) * 257), "PNG"),
-        "palette": encoded(image.convert("P"), "PNG", transparency=3),
-        "APNG": encoded(image, "PNG", **animated),
-        "GIF": encoded(image.convert("P"), "GIF", transparency=1, **animated),
-        "WebP": encoded(image, "WEBP", exif=exif(8)),
-        "WebP lossless": encoded(image.convert("RGBA"), "WEBP", lossless=True),
-        "WebP animated": encoded(image, "WEBP", **animated),
-        "BMP": encoded(image, "BMP"),
-        "BMP palette": encoded(image.convert("P"), "BMP"),
-    }
-
-
-def mutated(data, rng):
-    data = bytearray(data)
-    match rng.integers(4):
-        case 0:
-            del data[rng.integers(len(data)) :]
-        case 1:
-            for _ in range(rng.integers(1, 9)):
-                data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-        case 2:
-            for _ in range(rng.integers(1, 5)):
-                data[rng.integers(min(len(data), 200))] = rng.integers(256)
-        case 3:
-            a, b = sorted(rng.integers(0, len(data), 2))
-            data[a:b] = data[a:b] * 2 if rng.integers(2) else b""
-    return bytes(data)
-
-
-def with_right_checksums(data):
-    """A PNG whose checksums are right again, so that a mutation reaches what they guard."""
-    data, at = bytearray(data), 8
-    while at + 12 <= len(data) and (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
-        data[end - 4 : end] = zlib.crc32(data[at + 4 : end - 4]).to_bytes(4)
-        at = end
-    return bytes(data)
 
 
 @pytest.mark.parametrize("name", seeds())

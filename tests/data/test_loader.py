@@ -3,6 +3,7 @@
 import json
 import tarfile
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
+from alexnet.data import threads
 from alexnet.data.augment import resized_box
 from alexnet.data.classes import Classes
 from alexnet.data.loader import Batch, Places, batches, original, pixels, stored
@@ -24,6 +26,7 @@ from alexnet.data.preprocess import Preprocess
 from alexnet.data.samples import Samples
 from alexnet.data.sources import open_data, open_source
 from alexnet.data.stats import measure
+from alexnet.data.threads import in_turn
 from alexnet.errors import BadImage, DataError, UsageError
 
 from .ilsvrc import miniature
@@ -249,6 +252,79 @@ def test_a_bad_image_leaves_no_thread_either(folder):
     with pytest.raises(BadImage):
         list(batches(samples, places([[0, 1], [2, 3]]), broken, side=STORED, threads=2))
     assert not decoders()
+
+
+def ends(running, path, monkeypatch) -> str:
+    """What a road says that ends because of the picture at `path`."""
+    monkeypatch.setattr(threads, "FAREWELL", 0.2)
+    begin = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        list(running)
+    assert time.monotonic() - begin < 5 and str(caught.value).startswith(f"{path}: ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("road", ["batches", "in_turn"])
+@pytest.mark.parametrize(("reason", "words"), [
+    (ZeroDivisionError("by zero"), "a fault of this program (ZeroDivisionError: by zero)"),
+    (MemoryError(), "out of memory while it was decoded; lower --workers"),
+    (StopIteration(), "a fault of this program (StopIteration"),
+])  # fmt: skip
+def test_a_thread_that_fails_names_its_picture(folder, monkeypatch, road, reason, words):
+    samples = open_source(folder)
+
+    def broken(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+        if row == 3:
+            raise reason
+        return np.zeros((STORED, STORED, 3), np.uint8)
+
+    def some(rows) -> list[np.ndarray]:
+        return [broken(b"", row, 0, 0) for row in rows]
+
+    running = (
+        batches(samples, places([[0, 1], [2, 3, 4], [5, 6]]), broken, side=STORED, threads=2)
+        if road == "batches"
+        else in_turn(some, [range(2), range(2, 5), range(5, 7)], samples, threads=2)
+    )
+    assert words in ends(running, samples.path(3), monkeypatch)
+    assert not decoders()
+
+
+@pytest.mark.parametrize("road", ["batches", "in_turn"])
+def test_a_thread_that_hangs_is_given_up_and_names_its_picture(folder, monkeypatch, road):
+    samples, go_on = open_source(folder), threading.Event()
+
+    def stuck(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+        if row == 3:
+            go_on.wait(60)
+        return np.zeros((STORED, STORED, 3), np.uint8)
+
+    def some(rows) -> list[np.ndarray]:
+        return [stuck(b"", row, 0, 0) for row in rows]
+
+    running = (
+        batches(samples, places([[0, 1], [2, 3, 4], [5, 6]]), stuck, side=STORED, threads=2, patience=0.5)
+        if road == "batches"
+        else in_turn(some, [range(2), range(2, 5), range(5, 7)], samples, threads=2, patience=0.5)
+    )
+    assert "has taken 0.5 seconds and goes on" in ends(running, samples.path(3), monkeypatch)
+    assert len(decoders()) == 1
+    go_on.set()
+    end = time.monotonic() + 5
+    while decoders() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not decoders()
+
+
+def test_pictures_that_are_slow_one_by_one_are_waited_for(folder):
+    samples = open_source(folder)
+
+    def slow(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+        time.sleep(0.2)
+        return np.zeros((STORED, STORED, 3), np.uint8)
+
+    (batch,) = batches(samples, places([[*range(8)]]), slow, side=STORED, threads=1, patience=0.5)
+    assert len(batch.rows) == 8
 
 
 def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):

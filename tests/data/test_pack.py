@@ -204,7 +204,7 @@ def test_a_part_whose_files_are_not_as_the_state_says_is_begun_anew(pictures, tm
     packed(pictures, tmp_path / "whole", "jpeg")
     ordinary = packing.pixels
     monkeypatch.setattr(packing, "pixels", lambda samples, row, p: 1 / 0 if row == 30 else ordinary(samples, row, p))
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(DataError, match="ZeroDivisionError"):
         packed(pictures, tmp_path / "broken", "jpeg", threads=1)
     assert (tmp_path / "broken" / "train-00001.tar").exists()
     spoil(tmp_path / "broken")
