@@ -21,7 +21,7 @@ from .classes import Classes
 from .samples import Samples
 
 Sets = tuple[Samples, Samples | None]
-VERSION = 1
+VERSION = 2
 WORTH_KEEPING = 50_000  # rows; fewer are found anew within a second or two
 COLUMNS = ("file", "offset", "size", "label", "name_at")
 
@@ -45,8 +45,8 @@ def _write(kept: Path, state: str, sets: Sets) -> None:
         if part is not None:
             arrays |= {f"{number}.{column}": getattr(part, column) for column in COLUMNS}
             arrays[f"{number}.names"] = np.frombuffer(part.names, np.uint8)
-            said = {"classes": part.classes.to_json(), "ignored": dict(part.ignored)}
-            arrays[f"{number}.said"] = np.array(json.dumps(said))
+            said = {"keys": part.classes.keys, "words": part.classes.words, "ignored": dict(part.ignored)}
+            arrays[f"{number}.said"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     # A cache that cannot be written costs time at the next opening, and nothing else.
@@ -68,12 +68,12 @@ def _read(kept: Path, state: str, root: Path, containers: Sequence[Path]) -> Set
 
 
 def _part(arrays: "np.lib.npyio.NpzFile", number: int, root: Path, containers: Sequence[Path]) -> Samples:
-    said = json.loads(str(arrays[f"{number}.said"]))
+    said = json.loads(arrays[f"{number}.said"].tobytes())
     return Samples.of_columns(
         root,
         containers,
         {column: arrays[f"{number}.{column}"] for column in COLUMNS},
         names=arrays[f"{number}.names"].tobytes(),
-        classes=Classes.from_json(said["classes"]),
+        classes=Classes(tuple(said["keys"]), tuple(said["words"])),
         ignored=said["ignored"],
     )

@@ -118,7 +118,7 @@ class Samples:
         A name is relative to `root`, or inside the container that `file` names. DataError: a name that holds NUL.
         """
         encoded = [os.fsencode(name) for name in names]
-        blob = b"".join(name + b"\0" for name in encoded)
+        blob = b"\0".join(encoded) + b"\0" if encoded else b""
         count = len(encoded)
         if blob.count(b"\0") != count:
             bad = next(name for name in encoded if b"\0" in name)

@@ -9,7 +9,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from posixpath import normpath
@@ -280,7 +280,7 @@ def _label(path: Path, member: Member) -> str:
         return os.fsdecode(stream.read(member.size)).strip()
 
 
-def in_order(keys: set[str], *, numbered: bool) -> tuple[dict[str, str], list[str]]:
+def in_order(keys: Collection[str], *, numbered: bool) -> tuple[dict[str, str], list[str]]:
     """(label as written -> class key, the keys in label order).
 
     Text is sorted as text. Where labels, not folders, name the classes (`numbered`) and all are integers, they are

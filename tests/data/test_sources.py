@@ -1,6 +1,9 @@
 import io
+import math
 import os
 import random
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -8,12 +11,14 @@ import numpy as np
 import pytest
 import torchvision
 import webdataset
+from rich.console import Console
 from webdataset import tariterators
 
 from alexnet.data import tars
 from alexnet.data.digits import COUNT
 from alexnet.data.sources import held_out_counts, open_data, open_held_out, open_images, open_source
 from alexnet.errors import DataError, UsageError
+from tests.pictures import encoded, picture
 
 from .ilsvrc import add, jpeg
 
@@ -660,3 +665,63 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="set ALEXNET_CACHE"):
         open_source("digits")
+
+
+# As many classes as there are pictures
+
+
+def many_classes(folder: Path, count: int, *, each: int = 1) -> Path:
+    """A list of count * each pictures in `count` classes: links to links to one picture, so that it is soon written."""
+    side = math.isqrt(count * each - 1) + 1
+    (folder / "d").mkdir(parents=True)
+    (folder / "d" / "0.png").write_bytes(encoded(picture(8, 8), "PNG"))
+    for i in range(1, side):
+        (folder / "d" / f"{i}.png").hardlink_to(folder / "d" / "0.png")
+        (folder / f"d{i}").symlink_to("d")
+    (folder / "d0").symlink_to("d")
+    lines = (f"d{i // side}/{i % side}.png {i // each}\n" for i in range(count * each))
+    (folder / "list.txt").write_text("".join(lines))
+    return folder / "list.txt"
+
+
+def test_more_classes_than_there_is_memory_for_are_refused_with_the_arithmetic(tmp_path, monkeypatch):
+    from alexnet.training import start
+
+    path = many_classes(tmp_path, 5000, each=2)
+    monkeypatch.setattr(start, "memory", lambda device: 200_000_000)
+    monkeypatch.setattr(start, "network", lambda *rest, **more: pytest.fail("something was allocated"))
+    asked = start.Asked(data=str(path), variant="paper", run=str(tmp_path / "run"))
+    with pytest.raises(DataError) as caught:
+        start.train(asked, Console(file=io.StringIO()))
+    assert str(caught.value) == (
+        f"{path}: 5,000 classes: fc8 would hold 4096 x 5,000 weights of 4 bytes, 0.1 GB, and as much again each for "
+        "gradients and momentum, 0.2 GB in all; there are 0.2 GB of memory"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_million_classes_of_one_picture(tmp_path):
+    """Opened within a minute and 600 MB beside the libraries, then refused: 49 GB for the last layer alone."""
+    path = many_classes(tmp_path, 1_000_000)
+    program = (
+        "import io, resource, sys, time\n"
+        "from pathlib import Path\n"
+        "from rich.console import Console\n"
+        "from alexnet.errors import DataError\n"
+        "from alexnet.training import start\n"
+        "start.memory = lambda device: 16_000_000_000\n"
+        "begin, peak = time.monotonic(), lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "before = peak()\n"
+        "asked = start.Asked(data=sys.argv[1], variant='paper', val_fraction=0.0, run=sys.argv[2])\n"
+        "try:\n    start.train(asked, Console(file=io.StringIO()))\nexcept DataError as reason:\n"
+        "    print(time.monotonic() - begin, (peak() - before) / 1024, reason)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(tmp_path / "run")], capture_output=True, text=True, check=False,
+        env={**os.environ, "ALEXNET_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    seconds, megabytes, said = done.stdout.split(" ", 2)
+    print(seconds, "s", megabytes, "MB")
+    assert said.startswith(f"{path}: 1,000,000 classes: fc8 would hold 4096 x 1,000,000 weights of 4 bytes, 16.4 GB")
+    assert float(seconds) < 60 and float(megabytes) < 600
