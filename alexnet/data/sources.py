@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DataError, UsageError
 from .classes import Classes
 from .digits import digits_samples
-from .folders import entries, folder_samples, images_below, is_junk
+from .folders import entries, folder_samples, images_below, is_folder, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
 from .index import indexed
 from .packed import is_pack, pack_sets
@@ -145,7 +145,15 @@ def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
 
 
 def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
-    """(everything, None), or (train, val) where the two are kept apart."""
+    """(everything, None), or (train, val) where the two are kept apart. DataError: also a path that cannot be read."""
+    try:
+        return _found(where)
+    except OSError as reason:
+        path = where if reason.filename is None else os.fsdecode(reason.filename)
+        raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
+
+
+def _found(where: str | Path) -> tuple[Samples, Samples | None]:
     if str(where) == "digits" and not Path(where).exists():
         return digits_samples(), None
     path = _exists(Path(where))
@@ -171,7 +179,9 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
         return ilsvrc_sets(folder)
     if is_flat_val(folder):
         return val_samples(folder), None
-    inside = {entry.name.lower(): entry.name for entry in entries(folder) if entry.is_dir() and not is_junk(entry.name)}
+    inside = {
+        entry.name.lower(): entry.name for entry in entries(folder) if is_folder(entry) and not is_junk(entry.name)
+    }
     if "train" not in inside:
         return _folder(folder), None
     train = folder / inside["train"]
@@ -180,7 +190,7 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
             return _folder(train), _folder(folder / inside[name])
     if len(inside) == 1:
         return _folder(train), None
-    if any(entry.is_dir() and not is_junk(entry.name) for entry in entries(train)):
+    if any(is_folder(entry) and not is_junk(entry.name) for entry in entries(train)):
         # a class called "train" would hold pictures, not folders
         others = ", ".join(sorted(shown(name) for key, name in inside.items() if key != "train"))
         raise DataError(
