@@ -29,7 +29,7 @@ BadImages = Literal["error", "skip"]
 Made = TypeVar("Made")
 
 PATIENCE: Final = 120.0  # seconds without a picture read and decoded, after which a thread is given up
-LOOKS: Final = 100
+LOOKS: Final = 100  # at a thread within that time
 FAREWELL: Final = 5.0  # seconds that threads are given to end the picture they are at
 
 
@@ -162,7 +162,7 @@ class _Task(Generic[Made]):
             ) from reason
         raise DataError(
             f"{_path(samples, self.at)}: decoding it failed, which is a fault of this program "
-            f"({type(reason).__name__}: {reason})"
+            f"({type(reason).__name__}: {' '.join(str(reason).split())})"
         ) from reason
 
 
