@@ -64,6 +64,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory(device: torch.device) -> int:
+    """The bytes of memory that a process may use: the device's; the machine's, or its container's if they are fewer."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        said = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # not Linux, or no container
+        return whole
+    return min(whole, int(said)) if said.isdigit() else whole
+
+
 def processor() -> str:
     """The processor's name."""
     try:

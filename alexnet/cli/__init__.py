@@ -26,13 +26,12 @@ def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
                     raise errors.UsageError(f"{token.keyword} {token.value}: expected a whole number")
 
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def _shown(default: object) -> object:
     """What help says of a default: of a flag nothing."""
     return None if default is None or default is False else default
 
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the system's words for no more room
 
 app = App(
     name="alexnet",

@@ -399,9 +399,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _header(data: bytes) -> list[tuple[int, int, int]]:
-    """The segments of a JPEG before its first scan. ValueError: no scan, or more than MAX_SEGMENTS bytes between them,
+    """The segments of a JPEG before its first scan.
 
-    over which Pillow goes one by one.
+    ValueError: no scan, or more than MAX_SEGMENTS bytes between the segments, over which Pillow goes one by one.
     """
     segments: list[tuple[int, int, int]] = []
     between, at = 0, 2

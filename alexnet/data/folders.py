@@ -1,5 +1,6 @@
 """Image folders -> sample table: one folder a class, images anywhere below it."""
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def subfolders(folder: Path, ignored: LeftOut) -> list[str]:
     for entry in entries(folder):
         if is_junk(entry.name):
             ignored.put("hidden or junk", entry.name)
-        elif entry.is_dir():
+        elif is_folder(entry):
             names.append(entry.name)
         else:
             ignored.put("outside the class folders", entry.name)
@@ -59,7 +60,7 @@ def images_below(folder: Path, ignored: LeftOut, visited: set[tuple[int, int]]) 
             name = f"{here}/{entry.name}" if here else entry.name
             if is_junk(entry.name):
                 ignored.put("hidden or junk", f"{folder.name}/{name}")
-            elif entry.is_dir():
+            elif is_folder(entry):
                 pending.append(name)
             elif not is_image(entry.name):
                 ignored.put("not an image by its suffix", f"{folder.name}/{name}")
@@ -115,9 +116,22 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"{shown(str(folder))}: {reason.strerror}") from None
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one. DataError: it cannot be looked at."""
+    status = _status(entry)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
 def _regular_size(entry: os.DirEntry[str]) -> int | None:
+    status = _status(entry)
+    return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What the system says of an entry; None: it is a link to nothing, or to itself."""
     try:
-        status = entry.stat()
-    except OSError:
+        return entry.stat()
+    except OSError as reason:
+        if reason.errno not in (errno.ENOENT, errno.ELOOP):
+            raise DataError(f"{shown(entry.path)}: {reason.strerror}") from None
         return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -45,8 +45,9 @@ def _write(kept: Path, state: str, sets: Sets) -> None:
         if part is not None:
             arrays |= {f"{number}.{column}": getattr(part, column) for column in COLUMNS}
             arrays[f"{number}.names"] = np.frombuffer(part.names, np.uint8)
-            said = {"classes": part.classes.to_json(), "ignored": part.ignored, "names": part.ignored.names}
-            arrays[f"{number}.said"] = np.array(json.dumps(said))
+            said = {"keys": part.classes.keys, "words": part.classes.words, "ignored": part.ignored,
+                    "names": part.ignored.names}  # fmt: skip
+            arrays[f"{number}.said"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     # A cache that cannot be written costs time at the next opening, and nothing else.
@@ -68,7 +69,7 @@ def _read(kept: Path, state: str, root: Path, containers: Sequence[Path]) -> Set
 
 
 def _part(arrays: "np.lib.npyio.NpzFile", number: int, root: Path, containers: Sequence[Path]) -> Samples:
-    said = json.loads(str(arrays[f"{number}.said"]))
+    said = json.loads(arrays[f"{number}.said"].tobytes())
     ignored = LeftOut()
     ignored.update(said["ignored"])
     ignored.names.update(said["names"])
@@ -77,6 +78,6 @@ def _part(arrays: "np.lib.npyio.NpzFile", number: int, root: Path, containers: S
         containers,
         {column: arrays[f"{number}.{column}"] for column in COLUMNS},
         names=arrays[f"{number}.names"].tobytes(),
-        classes=Classes.from_json(said["classes"]),
+        classes=Classes(tuple(said["keys"]), tuple(said["words"])),
         ignored=ignored,
     )

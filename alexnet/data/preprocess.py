@@ -145,6 +145,8 @@ def load_mean(folder: Path, *, stored: int) -> np.ndarray:
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if dtype.hasobject:
+                raise ValueError("it holds objects")
             if dtype.kind != "f" or shape != expected:  # before as much is allocated as the header says
                 raise DataError(f"{path}: {dtype} {shape}, expected float32 {expected}")
             stream.seek(0)

@@ -5,7 +5,8 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import DataError, UsageError
 from .classes import Classes
 from .digits import digits_samples
-from .folders import EMPTY_CLASS, beside, entries, folder_samples, images_below, is_junk
+from .folders import EMPTY_CLASS, beside, entries, folder_samples, images_below, is_folder, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
 from .index import indexed
 from .packed import is_pack, pack_sets
@@ -171,7 +172,15 @@ def _full(samples: Samples) -> Samples:
 
 
 def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
-    """(everything, None), or (train, val) where the two are kept apart."""
+    """(everything, None), or (train, val) where the two are kept apart. DataError: also a path that cannot be read."""
+    try:
+        return _found(where)
+    except OSError as reason:
+        path = where if reason.filename is None else os.fsdecode(reason.filename)
+        raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
+
+
+def _found(where: str | Path) -> tuple[Samples, Samples | None]:
     if str(where) == "digits" and not Path(where).exists():
         return digits_samples(), None
     path = _exists(Path(where))
@@ -197,7 +206,9 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
         return ilsvrc_sets(folder)
     if is_flat_val(folder):
         return val_samples(folder), None
-    inside = {entry.name.lower(): entry.name for entry in entries(folder) if entry.is_dir() and not is_junk(entry.name)}
+    inside = {
+        entry.name.lower(): entry.name for entry in entries(folder) if is_folder(entry) and not is_junk(entry.name)
+    }
     if "train" not in inside:
         return _folder(folder), None
     train = folder / inside["train"]
@@ -210,7 +221,7 @@ def _folder_sets(folder: Path) -> tuple[Samples, Samples | None]:
         samples = _folder(train)
         beside(folder, (train.name,), samples.ignored)
         return samples, None
-    if any(entry.is_dir() and not is_junk(entry.name) for entry in entries(train)):
+    if any(is_folder(entry) and not is_junk(entry.name) for entry in entries(train)):
         # a class called "train" would hold pictures, not folders
         others = ", ".join(sorted(shown(name) for key, name in inside.items() if key != "train"))
         raise DataError(
@@ -247,12 +258,11 @@ def list_samples(path: Path) -> Samples:
     DataError names file and line.
     """
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _text_rows(path)
-    if not rows:
-        raise DataError(f"{shown(str(path))}: no images in it")
-    sizes: list[int] = []
+    sizes, labels = array("q"), array("q")  # a label: its place among those met so far
     line_of: dict[str, int] = {}
+    place_of: dict[str, int] = {}
     folder = str(path.parent)
-    for number, name, _ in rows:
+    for number, name, label in rows:
         if name in line_of:
             raise DataError(f"{shown(str(path))}: line {number}: {shown(name)} stands in line {line_of[name]} already")
         line_of[name] = number
@@ -264,33 +274,36 @@ def list_samples(path: Path) -> Samples:
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{shown(str(path))}: line {number}: {shown(name)}: not a regular file")
         sizes.append(status.st_size)
-    key_of, keys = in_order({label for _, _, label in rows}, numbered=True)
+        labels.append(place_of.setdefault(label, len(place_of)))
+    if not line_of:
+        raise DataError(f"{shown(str(path))}: no images in it")
+    key_of, keys = in_order(place_of, numbered=True)
     label_of = {key: index for index, key in enumerate(keys)}
+    label_at = np.array([label_of[key_of[label]] for label in place_of])
+    del key_of, label_of, place_of  # of a million classes they are 300 MB
     return Samples.build(
         path.parent,
-        [name for _, name, _ in rows],
-        label=[label_of[key_of[label]] for _, _, label in rows],
+        line_of,
+        label=label_at[np.frombuffer(labels, np.int64)],
         classes=Classes.of(keys, shown(str(path))),
-        size=sizes,
+        size=np.frombuffer(sizes, np.int64),
     )
 
 
-def _text_rows(path: Path) -> list[tuple[int, str, str]]:
-    rows = []
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+def _text_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    for number, text in enumerate(_read(path).split(b"\n"), start=1):
+        line = text.decode("utf-8", "surrogateescape")
         if not line.strip():
             continue
         # The label is the last field: paths may hold spaces.
         fields = line.strip().rsplit(None, 1)
         if len(fields) != 2:
             raise DataError(f"{shown(str(path))}: line {number}: expected PATH LABEL, got {shown(line.strip())}")
-        rows.append((number, fields[0], fields[1]))
-    return rows
+        yield number, fields[0], fields[1]
 
 
-def _csv_rows(path: Path) -> list[tuple[int, str, str]]:
-    reader = csv.reader(_decoded(path).splitlines(keepends=True), strict=True)
-    rows = []
+def _csv_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    reader = csv.reader(_read(path).decode("utf-8", "surrogateescape").splitlines(keepends=True), strict=True)
     try:
         header = [field.strip() for field in next(reader, [])]
         if "path" not in header or "label" not in header:
@@ -303,15 +316,14 @@ def _csv_rows(path: Path) -> list[tuple[int, str, str]]:
                 raise DataError(
                     f"{shown(str(path))}: line {reader.line_num}: expected {len(header)} fields with a path and a label"
                 )
-            rows.append((reader.line_num, fields[at], fields[label_at].strip()))
+            yield reader.line_num, fields[at], fields[label_at].strip()
     except csv.Error as reason:
         raise DataError(f"{shown(str(path))}: line {reader.line_num}: {reason}") from None
-    return rows
 
 
-def _decoded(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as reason:
         raise DataError(f"{shown(str(path))}: {reason.strerror}") from None
 
@@ -331,8 +343,11 @@ def _split(
         if not 0 < val_fraction < 1:
             raise UsageError(f"val_fraction: expected more than 0 and less than 1, got {val_fraction}")
         chosen = np.zeros(len(samples), bool)
-        for label, count in enumerate(held_out_counts(samples.counts(), val_fraction)):
-            rows = np.flatnonzero(samples.label == label)
+        by_class = np.argsort(samples.label, kind="stable")
+        begins = np.searchsorted(samples.label[by_class], np.arange(len(samples.classes) + 1))
+        counts = held_out_counts(samples.counts(), val_fraction)
+        for label in np.flatnonzero(counts).tolist():
+            rows, count = by_class[begins[label] : begins[label + 1]], int(counts[label])
             # The draw of an image depends on its name alone: no order of reading, no other image changes it.
             drawn = [hashlib.sha256(f"{seed}\0{keys[row]}".encode()).digest() for row in rows]
             chosen[rows[sorted(range(len(rows)), key=drawn.__getitem__)[:count]]] = True

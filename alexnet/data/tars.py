@@ -11,7 +11,7 @@ import sys
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import normpath
@@ -327,7 +327,7 @@ def _label(path: Path, member: Member) -> str:
         return os.fsdecode(stream.read(member.size)).strip()
 
 
-def in_order(keys: set[str], *, numbered: bool) -> tuple[dict[str, str], list[str]]:
+def in_order(keys: Collection[str], *, numbered: bool) -> tuple[dict[str, str], list[str]]:
     """(label as written -> class key, the keys in label order).
 
     Text is sorted as text. Where labels, not folders, name the classes (`numbered`) and all are integers, they are

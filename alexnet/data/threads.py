@@ -15,7 +15,7 @@ from .samples import Samples, shown
 Made = TypeVar("Made")
 
 PATIENCE: Final = 120.0  # seconds without a picture read and decoded, after which a thread is given up
-LOOKS: Final = 100
+LOOKS: Final = 100  # at a thread within that time
 FAREWELL: Final = 5.0  # seconds that threads are given to end the picture they are at
 
 
@@ -76,7 +76,7 @@ class Task(Generic[Made]):
             ) from reason
         raise DataError(
             f"{path_of(samples, self.at)}: decoding it failed, which is a fault of this program "
-            f"({type(reason).__name__}: {reason})"
+            f"({type(reason).__name__}: {' '.join(str(reason).split())})"
         ) from reason
 
 

@@ -32,9 +32,10 @@ from ..errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, U
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
+from ..network.cost import cost
 from ..network.kernels import Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, has_numba, has_triton, multiply_in, precision_of, processor
+from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
@@ -143,6 +144,18 @@ def network(chosen: Recipe, classes: Classes, *, seed: int, given: Loaded | None
     return model
 
 
+def check_head(data: str, base: Variant, classes: int, device: torch.device) -> None:
+    """DataError, with the arithmetic, where the last layer of so many classes is more than there is memory for."""
+    fc8 = next(layer for layer in cost(base, classes).layers if layer.name == "fc8")
+    need, there = 3 * 4 * fc8.parameters, memory(device)
+    if need > there:
+        raise DataError(
+            f"{data}: {classes:,} classes: fc8 would hold {fc8.parameters // classes - 1} x {classes:,} weights of 4 "
+            f"bytes, {4 * fc8.parameters / 1e9:.1f} GB, and as much again each for gradients and momentum, "
+            f"{need / 1e9:.1f} GB in all; there are {there / 1e9:.1f} GB of memory"
+        )
+
+
 def say_of_data(data: Data, chosen: Recipe, console: Console, *, asked: Asked, epoch: int) -> None:
     """Counts and balance, and what would do better where the set is small."""
     counts = data.train.counts()
@@ -233,6 +246,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
     threads = asked.workers if asked.workers is not None else min(8, cores())
     chosen = replace(chosen, freeze=tuple(layer_name(layer, variant(chosen.variant)) for layer in chosen.freeze))
+    check_head(asked.data, variant(chosen.variant), len(data.train.classes), device)
     model = network(chosen, data.train.classes, seed=asked.seed, given=given)
     model = model.to(device).to(memory_format=torch.channels_last)
     if again:

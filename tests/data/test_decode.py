@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -377,6 +379,108 @@ def test_a_jpeg_of_too_many_scans():
     scan = data[at:-2]
     assert decode(data, "a.jpg").shape == (64, 96, 3)
     assert reason(data[:at] + scan * 200 + data[-2:]) == "a JPEG of more than 100 scans"
+
+
+def scan_of(data):
+    """Where the last scan of a JPEG begins, and its bytes."""
+    at = data.rindex(b"\xff\xda")
+    return at, data[at:-2]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}], ids=str)
+def test_scans_are_counted_in_a_jpeg_of_any_kind(options):
+    data = encoded(picture(), "JPEG", **options)
+    at, scan = scan_of(data)
+    assert reason(data[:at] + scan * 101 + data[-2:]) == "a JPEG of more than 100 scans"
+    try:  # as many as are allowed, of which the library may think what it will
+        decode(data[:at] + scan * (100 - data[:at].count(b"\xff\xda")) + data[-2:], "a.jpg")
+    except BadImage as bad:
+        assert "scans" not in bad.reason
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=str)
+def test_what_only_looks_like_scans_is_none(options):
+    """A picture in a segment, a second one behind the end, a film behind that, and a pair of bytes in the metadata."""
+    data = encoded(picture(), "JPEG", **options)
+    at, scan = scan_of(data)
+    bomb = data[:at] + scan * 150 + data[-2:]
+    small = (b"\xff\xda\0\2" * 150).ljust(2000, b"x")
+    segment = b"\xff\xe3" + struct.pack(">H", 2 + len(small)) + small
+    for good in (data + bomb, data + small, data[:2] + segment + data[2:], data[:2] + b"\xff" * 500 + data[2:]):
+        assert good.count(b"\xff\xda") > 100 or b"\xff" * 500 in good
+        assert np.array_equal(decode(good, "a.jpg"), decode(data, "a.jpg"))
+
+
+def bombs():
+    """Name -> (bytes, what is said, seconds of the processor, MB beside the bytes)."""
+    baseline, progressive = (encoded(picture(), "JPEG", progressive=kind) for kind in (False, True))
+    zeros = zlib.compress(bytes(30001 * 3000), 9)
+    at, scan = scan_of(progressive)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0))
+    square = png(8, 8, depth=8, colour=0, rows=[bytes(8)] * 8)
+    sized = {
+        f"{name}, by its header": (content, "more than the limit", 0.05, 20) for name, content in huge_headers().items()
+    }
+    return sized | {
+        "30000 x 30000 zeros": (
+            b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zeros) + chunk(b"IEND", b""), "more than the limit", 0.05, 20
+        ),
+        "500 scans": (progressive[:at] + scan * 500 + progressive[-2:], "more than 100 scans", 2, 20),
+        "500 baseline scans": (
+            baseline[: scan_of(baseline)[0]] + scan_of(baseline)[1] * 500 + baseline[-2:], "more than 100 scans", 2, 20
+        ),
+        "20 million scans": (baseline[:2] + b"\xff\xda\0\2" * 20_000_000, "more than 100 scans", 2, 20),
+        "20 million segments": (baseline[:2] + b"\xff\xe0\0\2" * 20_000_000, "more than 10,000 segments", 2, 20),
+        "80 million fills": (b"\xff\xd8\xff" + b"\xff" * 80_000_000, "no scan in it", 2, 20),
+        "fills before a segment": (baseline[:2] + b"\xff" * 20_000_000 + baseline[2:], "belong to nothing", 2, 20),
+        "5 million chunks": (square[:33] + chunk(b"tEXt", b"") * 5_000_000, "more than 200,000 chunks", 2, 100),
+    }  # fmt: skip
+
+
+def test_bombs_are_refused_in_no_time_and_no_memory(tmp_path):
+    """In a process of its own, so that no other test's memory is taken for the decoder's."""
+    tried = bombs()
+    for i, (content, *_) in enumerate(tried.values()):
+        (tmp_path / f"{i}.jpg").write_bytes(content)
+    (tmp_path / "good.jpg").write_bytes(encoded(picture(), "JPEG"))
+    (tmp_path / "good.png").write_bytes(encoded(picture(), "PNG"))
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom alexnet.data.decode import decode\n"
+        "from alexnet.errors import BadImage\n"
+        "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024\n"
+        "for kind in ('jpg', 'png'):\n    decode((Path(sys.argv[1]) / f'good.{kind}').read_bytes(), 'good')\n"
+        "for i in range(int(sys.argv[2])):\n"
+        "    path = Path(sys.argv[1]) / f'{i}.jpg'\n    data = path.read_bytes()\n"
+        "    Path('/proc/self/clear_refs').write_text('5')\n    before, begin = peak(), time.process_time()\n"
+        "    try:\n        decode(data, str(path))\n        said = 'decoded'\n"
+        "    except BadImage as bad:\n        said = str(bad)\n"
+        "    print(time.process_time() - begin, peak() - before, said)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), str(len(tried))], capture_output=True, text=True, check=True
+    )
+    for i, ((name, (_, words, seconds, megabytes)), line) in enumerate(
+        zip(tried.items(), done.stdout.splitlines(), strict=True)
+    ):
+        took, grown, said = line.split(" ", 2)
+        print(f"{name}: {1000 * float(took):.1f} ms, {float(grown):.1f} MB, {said}")
+        assert said.startswith(f"{tmp_path / f'{i}.jpg'}: ") and words in said, name
+        assert float(took) < seconds and float(grown) < megabytes, (name, line)
+
+
+def test_metadata_and_frames_without_end_cost_no_more_than_their_bytes():
+    """64 MB of EXIF, and an animation of 10,000 frames, of which one is wanted."""
+    image = Image.fromarray(picture(48, 40))
+    data = encoded(image, "JPEG", exif=exif(6))
+    segment = b"\xff\xe1" + struct.pack(">H", 65535) + b"Exif\0\0" + bytes(65527)
+    begin = time.process_time()
+    long = data[:2] + segment * 1024 + data[2:]
+    assert np.array_equal(decode(long, "a.jpg", exif=False), decode(data, "a.jpg", exif=False))
+    frames = {"save_all": True, "append_images": [Image.fromarray(255 - picture(48, 40))], "duration": 50}
+    film = encoded(image.convert("P"), "GIF", **frames)
+    last = film[film.rindex(b"\x21\xf9") : -1]
+    assert np.array_equal(decode(film[:-1] + last * 10_000 + b";", "a.gif"), decode(film, "a.gif"))
+    assert time.process_time() - begin < 2
 
 
 def test_profiles_that_inflate_without_bound_are_not_read():

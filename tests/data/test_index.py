@@ -98,3 +98,13 @@ def test_few_pictures_are_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "WORTH_KEEPING", 13)
     open_data(as_list(write_folder(tmp_path / "set", classes=2, each=6)))
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_table_of_another_set_in_its_place_is_found_anew(tmp_path):
+    where = [as_tar(write_folder(tmp_path / name / "set", classes=2, each=each)) for name, each in (("a", 6), ("b", 7))]
+    found = [tables(one) for one in where]
+    one, two = sorted((tmp_path / "cache").iterdir())
+    swapped = one.read_bytes(), two.read_bytes()
+    one.write_bytes(swapped[1])
+    two.write_bytes(swapped[0])
+    assert [tables(one) for one in where] == found

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import threading
@@ -206,3 +207,55 @@ def test_a_million_rows_are_small(tmp_path):
     columns = sum(c.nbytes for c in (samples.file, samples.offset, samples.size, samples.label, samples.name_at))
     assert columns == 36 * count
     assert len(samples.names) < 45 * count
+
+
+class Stale:
+    """A network's disk whose handles have gone stale: of each of `times` readings, the system says so."""
+
+    def __init__(self, monkeypatch, times: int) -> None:
+        self.left, self.pread = times, os.pread
+        monkeypatch.setattr(os, "pread", self)
+        monkeypatch.setattr(os, "preadv", self, raising=False)
+
+    def __call__(self, handle, *rest):
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return self.pread(handle, *rest)
+
+
+def test_a_stale_handle_is_asked_for_once_more(own, contained, monkeypatch):
+    for samples, content in (own, contained):
+        for row in range(len(samples)):
+            Stale(monkeypatch, 1)
+            assert samples.read(row) == content[row]
+            monkeypatch.undo()
+    for samples, _ in (own, contained):
+        Stale(monkeypatch, 2)
+        with pytest.raises(DataError, match=r"\.jpg: Stale file handle"):
+            samples.read(0)
+        monkeypatch.undo()
+
+
+def test_pixels_are_read_again_from_a_stale_handle(tmp_path, monkeypatch):
+    pixels = np.arange(2 * 12, dtype=np.uint8).reshape(2, 2, 2, 3)
+    (tmp_path / "x").write_bytes(pixels.tobytes())
+    samples = Samples.build(
+        tmp_path, ["0", "1"], label=[0, 0], classes=Classes.of(["a"]), size=[12, 12], files=[tmp_path / "x"],
+        file=[0, 0], offset=[0, 12], raw=True,
+    )  # fmt: skip
+    image = np.zeros((2, 2, 3), np.uint8)
+    samples.read(0)
+    Stale(monkeypatch, 2)
+    samples.read_into(1, image)
+    assert np.array_equal(image, pixels[1])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_a_container_that_is_no_file_any_more_is_refused_at_once(contained, kind):
+    samples, _ = contained
+    path = samples.files[0]
+    path.unlink()
+    os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    with pytest.raises(DataError, match=r"0\.tar: not a regular file"):
+        samples.read(int(np.flatnonzero(samples.file == 0)[0]))

@@ -1,19 +1,29 @@
 import io
+import math
 import os
 import random
+import shutil
+import socket
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
 import torchvision
 import webdataset
+from rich.console import Console
 from webdataset import tariterators
 
 from alexnet.data import tars
+from alexnet.data.decode import decode
 from alexnet.data.digits import COUNT
 from alexnet.data.sources import held_out_counts, open_data, open_held_out, open_images, open_source
-from alexnet.errors import DataError, UsageError
+from alexnet.errors import BadImage, DataError, UsageError
+from tests.pictures import encoded, picture
 
 from .ilsvrc import add, jpeg
 
@@ -102,6 +112,78 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert samples.keys() == ["a/000.jpg", "b/000.jpg", "b/linked.jpg", "b/linked/deep/e.jpg"]
     assert samples.ignored == {"folder seen before (a link)": 3}
     assert len(contents(samples)) == 4
+
+
+def test_what_is_no_picture_at_all_is_passed_over_and_counted(tmp_path, monkeypatch):
+    """Links to themselves, to nothing and to a device, a FIFO and a socket, each with a picture's name."""
+    root = classes_of(tmp_path / "set", {"a": 2, "b": 2})
+    for name in ("self.jpg", "self"):
+        (root / "a" / name).symlink_to(root / "a" / name)
+    (root / "a" / "nothing.jpg").symlink_to("nowhere")
+    (root / "a" / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(root / "a" / "fifo.jpg")
+    monkeypatch.chdir(root / "b")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jpg")
+        begin = time.monotonic()
+        samples = open_source(root)
+        assert open_images(root / "a").keys() and time.monotonic() - begin < 5
+    assert len(contents(samples)) == 4
+    assert samples.ignored == {"not a regular file": 5, "not an image by its suffix": 1}
+    (root / "ring").symlink_to(root / "ring")
+    assert open_source(root).ignored["outside the class folders"] == 1
+    for opens in (open_source, open_data, open_images):
+        for name in ("a/self", "a/fifo.jpg", "b/socket.jpg"):
+            with pytest.raises(DataError, match=f"{root / name}: "):
+                opens(root / name)
+
+
+@pytest.fixture
+def as_nobody():
+    """A folder, and this process as a user for whom its permissions count."""
+    place = Path(mkdtemp())
+    place.chmod(0o755)
+    mine = os.geteuid()
+    yield place, (lambda: os.seteuid(65534)) if mine == 0 else (lambda: None)
+    os.seteuid(mine)
+    for path in (place, *place.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+@pytest.mark.parametrize("where", ["", "a", "a/inner"])
+def test_a_folder_that_cannot_be_read_is_named(as_nobody, where, mode):
+    place, become = as_nobody
+    root = tree(place / "set", {f"{key}/inner/{n}.jpg": n for key in "ab" for n in range(2)})
+    (root / where).chmod(mode)
+    become()
+    with pytest.raises(DataError, match="Permission denied") as caught:
+        open_source(root)
+    assert str(caught.value).startswith(str(root / where)) and caught.value.code == 3
+
+
+def test_a_picture_that_cannot_be_read_is_named(as_nobody):
+    place, become = as_nobody
+    root = classes_of(place / "set", {"a": 1, "b": 1})
+    (root / "a" / "000.jpg").chmod(0)
+    become()
+    samples = open_source(root)
+    with pytest.raises(BadImage, match=f"{root}/a/000.jpg: Permission denied"):
+        samples.read(0)
+
+
+def test_the_bytes_say_what_a_file_is_and_its_name_whether_it_is_looked_at(tmp_path):
+    one = encoded(picture(8, 8), "PNG")
+    for name in ("x.JPEG", "y.jpg", "z.Png", "no-suffix", "w.jpeg2", "s.svg", "h.heic", "e.eps", "p.pdf"):
+        for label in "ab":
+            (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "set" / label / name).write_bytes(one)
+    samples = open_source(tmp_path / "set")
+    assert [samples.name(row)[2:] for row in range(3)] == ["x.JPEG", "y.jpg", "z.Png"] and len(samples) == 6
+    assert samples.ignored == {"not an image by its suffix": 12}
+    assert all(decode(content, "x").shape == (8, 8, 3) for content in contents(samples))
 
 
 def test_an_empty_class_folder_is_named(tmp_path):
@@ -660,3 +742,63 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="set ALEXNET_CACHE"):
         open_source("digits")
+
+
+# As many classes as there are pictures
+
+
+def many_classes(folder: Path, count: int, *, each: int = 1) -> Path:
+    """A list of count * each pictures in `count` classes: links to links to one picture, so that it is soon written."""
+    side = math.isqrt(count * each - 1) + 1
+    (folder / "d").mkdir(parents=True)
+    (folder / "d" / "0.png").write_bytes(encoded(picture(8, 8), "PNG"))
+    for i in range(1, side):
+        (folder / "d" / f"{i}.png").hardlink_to(folder / "d" / "0.png")
+        (folder / f"d{i}").symlink_to("d")
+    (folder / "d0").symlink_to("d")
+    lines = (f"d{i // side}/{i % side}.png {i // each}\n" for i in range(count * each))
+    (folder / "list.txt").write_text("".join(lines))
+    return folder / "list.txt"
+
+
+def test_more_classes_than_there_is_memory_for_are_refused_with_the_arithmetic(tmp_path, monkeypatch):
+    from alexnet.training import start
+
+    path = many_classes(tmp_path, 5000, each=2)
+    monkeypatch.setattr(start, "memory", lambda device: 200_000_000)
+    monkeypatch.setattr(start, "network", lambda *rest, **more: pytest.fail("something was allocated"))
+    asked = start.Asked(data=str(path), variant="paper", run=str(tmp_path / "run"))
+    with pytest.raises(DataError) as caught:
+        start.train(asked, Console(file=io.StringIO()))
+    assert str(caught.value) == (
+        f"{path}: 5,000 classes: fc8 would hold 4096 x 5,000 weights of 4 bytes, 0.1 GB, and as much again each for "
+        "gradients and momentum, 0.2 GB in all; there are 0.2 GB of memory"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_million_classes_of_one_picture(tmp_path):
+    """Opened within a minute and 600 MB beside the libraries, then refused: 49 GB for the last layer alone."""
+    path = many_classes(tmp_path, 1_000_000)
+    program = (
+        "import io, resource, sys, time\n"
+        "from pathlib import Path\n"
+        "from rich.console import Console\n"
+        "from alexnet.errors import DataError\n"
+        "from alexnet.training import start\n"
+        "start.memory = lambda device: 16_000_000_000\n"
+        "begin, peak = time.monotonic(), lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "before = peak()\n"
+        "asked = start.Asked(data=sys.argv[1], variant='paper', val_fraction=0.0, run=sys.argv[2])\n"
+        "try:\n    start.train(asked, Console(file=io.StringIO()))\nexcept DataError as reason:\n"
+        "    print(time.monotonic() - begin, (peak() - before) / 1024, reason)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(tmp_path / "run")], capture_output=True, text=True, check=False,
+        env={**os.environ, "ALEXNET_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    seconds, megabytes, said = done.stdout.split(" ", 2)
+    print(seconds, "s", megabytes, "MB")
+    assert said.startswith(f"{path}: 1,000,000 classes: fc8 would hold 4096 x 1,000,000 weights of 4 bytes, 16.4 GB")
+    assert float(seconds) < 60 and float(megabytes) < 600

@@ -159,6 +159,16 @@ def test_a_damaged_cache_is_measured_again(samples, tmp_path):
         assert kept.read_bytes() == whole
 
 
+def test_a_cache_of_other_pictures_is_measured_again(samples, tmp_path):
+    cache = tmp_path / "cache"
+    first = measure(samples.take(range(5)), PREPROCESS, threads=1, cache=cache)
+    (kept,) = cache.iterdir()
+    measure(samples.take(range(5, 10)), PREPROCESS, threads=1, cache=cache)
+    (other,) = set(cache.iterdir()) - {kept}
+    kept.write_bytes(other.read_bytes())
+    same(measure(samples.take(range(5)), PREPROCESS, threads=1, cache=cache), first)
+
+
 def test_bad_images(tmp_path, contents):
     broken = [content[:50] if i in BROKEN else content for i, content in enumerate(contents)]
     samples = table(tmp_path, broken)
