@@ -137,6 +137,36 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write(path, stream.getvalue())
 
 
+def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
+    """Make `row` number `at`, the last, of the .npy at `path`; where rows before it are missing they are NaN.
+
+    The file is not written anew: a run of many epochs would write all of it at each. The row is durable before the
+    header counts it, and numpy leaves room for the count to grow.
+    """
+    if not path.exists():
+        write_array(path, np.full((at, *row.shape), np.nan, row.dtype))
+    with path.open("r+b", buffering=0) as stream:
+        np.lib.format.read_magic(stream)
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+        begin = stream.tell()
+        if fortran or kind != row.dtype or shape[1:] != row.shape:
+            raise DataError(f"{path}: holds {kind} {shape}, not rows of {row.dtype} {row.shape}")
+        missing = [np.full(row.shape, np.nan, row.dtype)] * (at - shape[0])
+        stream.seek(begin + min(at, shape[0]) * row.nbytes)
+        for one in (*missing, row):
+            stream.write(np.ascontiguousarray(one).tobytes())
+        stream.truncate()
+        os.fsync(stream.fileno())
+        header = BytesIO()
+        said = {"descr": np.lib.format.dtype_to_descr(row.dtype), "fortran_order": False, "shape": (at + 1, *row.shape)}
+        np.lib.format.write_array_header_1_0(header, said)
+        if header.tell() != begin:
+            raise DataError(f"{path}: its header is not of numpy's length")
+        stream.seek(0)
+        stream.write(header.getvalue())
+        os.fsync(stream.fileno())
+
+
 def read_json(path: Path) -> Any:
     """The JSON at `path`; a missing or broken file is a DataError that names it."""
     try:

@@ -597,9 +597,4 @@ def keep_kernels(job: Job) -> None:
     now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()
     if not np.isfinite(now).all():
         raise not_finite(job, "a weight of conv1 is not finite", step=job.state.step, lr=job.state.lr)
-    kept = np.full((epoch, *now.shape), np.nan, np.float32)
-    if path.exists():
-        held = np.load(path, allow_pickle=False)[: epoch - 1]
-        kept[: len(held)] = held
-    kept[-1] = now
-    files.write_array(path, kept)
+    files.append_array(path, now, at=epoch - 1)

@@ -87,7 +87,7 @@ def pointer(folder: Path, which: str) -> Path | None:
     path = folder / which
     if not path.exists():
         return None
-    said = path.read_text().strip()
+    said = path.read_text("utf-8", "replace").strip()
     if not NAME.fullmatch(said):
         raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
     return folder / "checkpoints" / said

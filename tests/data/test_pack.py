@@ -257,7 +257,7 @@ def test_rows_of_another_pack_are_not_taken_for_those_held_out(pictures, tmp_pat
 
 def test_one_at_a_time(pictures, tmp_path):
     (tmp_path / "out").mkdir()
-    with files.lock(tmp_path / "out" / ".lock"), pytest.raises(UsageError, match="in use by another process"):
+    with files.lock(tmp_path / "out" / ".lock"), pytest.raises(UsageError, match="in use by process"):
         packed(pictures, tmp_path / "out", "raw")
 
 

@@ -14,6 +14,7 @@ import torch
 
 from alexnet import files
 from alexnet.errors import AlexNetError, NumbersError, UsageError, WeightsError
+from alexnet.network.kernels import PLAIN
 from alexnet.training import loop, start
 from alexnet.training.journal import Journal
 from alexnet.weights.run import Run
@@ -170,11 +171,11 @@ def test_kernels_that_cannot_be_had_are_chosen_anew_where_allowed(pictures, tmp_
     run = tmp_path / "run"
     start.train(asked(pictures, run, epochs=1), quiet())
     path = run / "environment.json"
-    files.write_json(path, {**json.loads(path.read_text()), "kernels": {**start.PLAIN.to_json(), "lrn": "triton"}})
+    files.write_json(path, {**json.loads(path.read_text()), "kernels": {**PLAIN.to_json(), "lrn": "triton"}})
     with pytest.raises(UsageError, match=r"\n  kernels  "):
         start.train(asked(pictures, run, epochs=2), quiet())
     start.train(asked(pictures, run, epochs=2, allow_change=("kernels",)), quiet())
-    assert json.loads(path.read_text())["kernels"] == start.PLAIN.to_json()
+    assert json.loads(path.read_text())["kernels"] == PLAIN.to_json()
 
 
 def damaged(path: Path) -> Path:
@@ -278,19 +279,15 @@ def test_a_full_disk_costs_no_line_of_the_log(tmp_path, monkeypatch):
 
 
 def test_epochs_whose_kernels_found_no_room_are_not_a_number(pictures, tmp_path, monkeypatch):
-    ordinary, failed = files.write_array, []
+    ordinary, failed = files.append_array, []
 
-    def full(path, array):
+    def full(path, array, *, at):
         if not failed:
             failed.append(path)
             raise OSError(28, "No space left on device", str(path))
-        return ordinary(path, array)
+        return ordinary(path, array, at=at)
 
-    monkeypatch.setattr(
-        files,
-        "write_array",
-        lambda path, array: full(path, array) if path.name == "kernels.npy" else ordinary(path, array),
-    )
+    monkeypatch.setattr(files, "append_array", full)
     console = quiet()
     start.train(asked(pictures, tmp_path / "run", epochs=3), console)
     assert "kernels.npy: could not be written (No space left on device); the run goes on" in console.file.getvalue()
