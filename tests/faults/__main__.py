@@ -11,13 +11,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults import Row, kills, machine, saves, signals, soak, space
+from tests.faults import Row, doctor, fuzz, kills, machine, saves, signals, soak, space
 
 Trial = Callable[[Path], Iterable[Row]]
 TRIALS: dict[str, Trial] = {
     "saves": lambda source: saves.operations(),
     "damage": lambda source: saves.damage(200, 500),
     "store": lambda source: machine.store(2000),
+    "images": lambda source: fuzz.images(100_000, 0),
+    "containers": lambda source: fuzz.containers(10_000, 0),
+    "doctor": lambda source: doctor.million(1_000_000, 0),
     "stall": lambda source: soak.stall(20),
     "space": space.space,
     "signals": lambda source: signals.signals(3, source),

@@ -323,10 +323,11 @@ def checkpoint(folder: Path) -> Case:
     import torch
 
     from alexnet.weights import checkpoint as store
+    from tests.checkpoints import put
 
     state = {"step": 7, "validation_due": False, "best": {"step": 7, "top1": 0.5}, "last": None, "seconds": 1.5}
     model = {"conv1.weight": torch.ones(2, 3), "conv1.bias": torch.zeros(2)}
-    kept = folder / store.save(folder, store.Checkpoint(model, {"0.0.momentum_buffer": torch.ones(2, 3)}, state))
+    kept = put(folder, store.Checkpoint(model, {"0.0.momentum_buffer": torch.ones(2, 3)}, state))
     contents = {path.name: path.read_bytes() for path in kept.iterdir()}
 
     def case(rng: np.random.Generator) -> None:
