@@ -30,6 +30,7 @@ class Verdict:
     classes: list[str]
     pictures: Pictures
     backends: list[Backend]  # one a model
+    notes: list[str]  # what a user should know of the models
 
     def to_json(self) -> dict[str, Any]:
         """The document of `eval --json`."""
@@ -90,11 +91,12 @@ def judge(
     threads: int = 2,
     bad_images: BadImages = "error",
     seed: int = 0,
+    variant: str | None = None,
 ) -> Verdict:
     """The score of one run, or of several with their probabilities averaged (the paper's ensembles).
 
     The pictures are those that the first run held out. With `data`, those that it keeps to judge by, or all; of
-    pictures that the run drew some of to hold out, these only.
+    pictures that the run drew some of to hold out, these only. `variant` tells what a model file's shapes do not.
     NumbersError: a network whose answers are not finite.
     """
     if views not in (1, 5, 10):
@@ -103,14 +105,15 @@ def judge(
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
     if threads < 0:
         raise UsageError(f"--workers {threads}: must be at least 0")
-    first = open_run(runs[0], seed=seed)
+    first = open_run(runs[0], seed=seed, named=variant)
     given = own_samples(first) if data is None else open_held_out(data)
+    first.name_classes(given.classes)
     pictures, judged_by = known(given, first)
     samples = judged_by.as_classes(first.classes, data or runs[0], partial=True)
-    said, backends = list[Answers](), list[Backend]()
+    said, backends, notes = list[Answers](), list[Backend](), list[str]()
     where_computed = device or torch.device("cpu")
     for where in runs:
-        loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes)
+        loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes, named=variant)
         if loaded is not first and loaded.data and first.data:
             its, part = known(given, loaded)
             alike = its == pictures and part.fingerprint() == judged_by.fingerprint()
@@ -119,6 +122,7 @@ def judge(
                 raise UsageError(
                     f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
                 )
+        notes += loaded.notes
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
         loaded.model.kernels = unmeasured(where_computed)
         pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
@@ -142,4 +146,4 @@ def judge(
         ordered[:, order] = answers.probabilities
         said.append(Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views))
     together = average(said) if len(said) > 1 else said[0]
-    return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends)
+    return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends, notes)

@@ -256,7 +256,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     if source and run is not None and run.begun():  # it has weights of its own
         chosen = from_weights(chosen, origin, weights=source, name=run.recipe()["variant"]["value"])
     elif source:
-        given = open_run(source)
+        given = open_run(source, named=asked.variant)
         chosen = from_weights(chosen, origin, weights=source, name=given.model.variant.name)
     run = run or run_named(f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
     again = run.begun()

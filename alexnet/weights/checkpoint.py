@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .. import files
 from ..errors import DataError, WeightsError
+from .tensors import read_tensors
 
 SCHEMA = 1
 NAME = re.compile(r"step-(\d{8})(-unjudged)?")
@@ -119,14 +119,6 @@ def verify(folder: Path) -> None:
             raise WeightsError(f"{path}: missing")
         if path.stat().st_size != said.get("bytes") or files.sha256(path) != said.get("sha256"):
             raise WeightsError(f"{path}: changed or damaged since it was written (its manifest says otherwise)")
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; a broken one is a WeightsError."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as reason:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({reason})") from None
 
 
 def load(folder: Path, *, training: bool = True) -> Checkpoint:
