@@ -19,7 +19,7 @@ def text(said: str) -> bytes:
 
 
 def number(n: int) -> bytes:
-    return b"\x8a\x08" + n.to_bytes(8, "little")
+    return b"\x8a\x08" + n.to_bytes(8, "little", signed=True)
 
 
 def tensor(*, elements: int = 4, shape: tuple[int, ...] = (4,), strides: tuple[int, ...] = (1,)) -> bytes:
@@ -36,7 +36,12 @@ def named(content: bytes) -> bytes:
 
 
 def torch_zip(
-    path: Path, content: bytes, data: bytes = bytes(16), *, method: int = zipfile.ZIP_STORED, declared: int | None = None
+    path: Path,
+    content: bytes,
+    data: bytes = bytes(16),
+    *,
+    method: int = zipfile.ZIP_STORED,
+    declared: int | None = None,
 ) -> None:
     """A zip as torch.save lays it out, with any pickle and any storage, which may say that it has more bytes."""
     with zipfile.ZipFile(path, "w", method) as archive:

@@ -91,7 +91,9 @@ def reason(fault: BaseException) -> str:
     text = str(fault)
     if asked := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", text):
         return f"asks for {asked[1]}, which is no tensor"
-    text = re.sub(r"(?s)^.*trusted source\.|^.*WeightsUnpickler error: |Check the documentation.*|In PyTorch 2.*", "", text)
+    text = text.rpartition("WeightsUnpickler error: ")[2]
+    for advice in ("In PyTorch 2", "Check the documentation"):
+        text = text.partition(advice)[0]
     words = " ".join(text.split())
     return f"{type(fault).__name__}: {words}" if words else type(fault).__name__
 
