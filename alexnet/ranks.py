@@ -64,6 +64,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+MOST_WORKERS = 1024
+
+
+def workers_of(asked: int, *, least: int = 0) -> int:
+    """How many threads decode; UsageError for fewer than `least`, or more than a machine can start."""
+    if not least <= asked <= MOST_WORKERS:
+        raise UsageError(f"--workers {asked}: must be at least {least} and at most {MOST_WORKERS}")
+    return asked
+
+
 def processor() -> str:
     """The processor's name."""
     try:

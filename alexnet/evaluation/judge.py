@@ -12,10 +12,12 @@ from ..data.samples import Samples
 from ..data.sources import open_data, open_held_out
 from ..errors import DataError, NumbersError, UsageError
 from ..network.kernels import unmeasured
+from ..ranks import workers_of
 from ..weights.run import Loaded, open_run
 from .backends import CHECKED, Backend, backend_of, some
 from .score import Answers, Score, answer, average, score
 
+MOST_BATCH = 65_536  # views at once
 # what the judged pictures were to the training of the runs
 Pictures = Literal["held out", "trained on", "others"]
 
@@ -101,10 +103,9 @@ def judge(
     """
     if views not in (1, 5, 10):
         raise UsageError(f"--views {views}: must be 1, 5 or 10")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: must be at least 1")
-    if threads < 0:
-        raise UsageError(f"--workers {threads}: must be at least 0")
+    if not 1 <= batch_size <= MOST_BATCH:
+        raise UsageError(f"--batch-size {batch_size}: must be at least 1 and at most {MOST_BATCH}")
+    workers_of(threads)
     first = open_run(runs[0], seed=seed, named=variant)
     given = own_samples(first) if data is None else open_held_out(data)
     first.name_classes(given.classes)
