@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -105,13 +106,20 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON at `path`; a missing or broken file is a DataError that names it."""
+    """The JSON at `path`; a missing or broken file, or a number that is none, is a DataError that names it."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None
     except (ValueError, OSError, RecursionError) as reason:
         raise DataError(f"{path}: cannot be read as JSON ({reason})") from None
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON document, which has neither NaN nor infinity, though Python's reader takes both."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Final
 
-# What reading an .npz raises that was cut short, overwritten or written by another program.
-DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, struct.error)
+# What reading an .npz or .npy raises that was cut short, overwritten or written by another program.
+DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, RecursionError, tokenize.TokenError,
+                 zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
 
 
 def cache_folder() -> Path:

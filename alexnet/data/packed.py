@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import files
 from ..errors import DataError
+from .cache import DAMAGE
 from .classes import Classes
 from .decode import decode
 from .preprocess import BEFORE, Shaping
@@ -120,7 +121,7 @@ def _check_rows(path: Path, offsets: NDArray[np.int64], lengths: NDArray[np.int6
             np.lib.format.read_magic(stream)
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
             start = stream.tell()
-    except (OSError, ValueError, EOFError):
+    except DAMAGE:
         raise DataError(f"{shown(str(path))}: not the array that a pack holds") from None
     row = side * side * 3
     if (shape, fortran_order, dtype) != ((len(offsets), side, side, 3), False, np.uint8) or not (

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 
 from ..errors import DataError, UsageError
+from .cache import DAMAGE
 
 Resize = Literal["shorter", "warp"]
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
@@ -16,6 +17,7 @@ Colour = Literal["RGB", "BGR"]
 MeanCrop = Literal["centre", "aligned"]
 Decode = Literal["full", "reduced"]
 
+MOST_SIDE: Final = 4096  # pixels of a stored form; the largest of a variant is 256
 MEAN_FILE: Final = "mean.npy"
 # What a record says that was written before it had the field.
 BEFORE: Final = {"decode": "full"}
@@ -71,8 +73,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("side", "stored"):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UsageError(f"preprocess: {name} is {value!r}, expected a number of pixels, 1 or more")
+            if type(value) is not int or not 1 <= value <= MOST_SIDE:
+                raise UsageError(f"preprocess: {name} is {value!r}, expected a number of pixels, 1 to {MOST_SIDE}")
         if self.stored < self.side:
             raise UsageError(f"preprocess: stored is {self.stored}, smaller than side, {self.side}")
         for name, choices in (
@@ -139,17 +141,22 @@ def load_mean(folder: Path, *, stored: int) -> np.ndarray:
 
     DataError: missing, not an array of numbers, of another shape, or not finite.
     """
-    path = folder / MEAN_FILE
+    path, expected = folder / MEAN_FILE, (stored, stored, 3)
     try:
         with path.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if dtype.kind != "f" or shape != expected:
+                raise DataError(f"{path}: {dtype} {shape}, expected float32 {expected}")
+            # nothing is made for values that are not there
+            if path.stat().st_size - stream.tell() != math.prod(shape) * dtype.itemsize:
+                raise ValueError("its bytes are not as many as its shape needs")
+            stream.seek(0)
             mean = np.lib.format.read_array(stream, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: missing, and preprocess.json names it as the mean image") from None
-    except (OSError, ValueError, EOFError) as reason:
-        raise DataError(f"{path}: cannot be read as an array of numbers ({reason})") from None
-    expected = (stored, stored, 3)
-    if mean.dtype.kind != "f" or mean.shape != expected:
-        raise DataError(f"{path}: {mean.dtype} {mean.shape}, expected float32 {expected}")
+    except DAMAGE as reason:
+        raise DataError(f"{path}: cannot be read as an array of numbers ({' '.join(str(reason).split())})") from None
     if not np.isfinite(mean).all():
         raise DataError(f"{path}: holds values that are not finite")
     return mean.astype(np.float32)
