@@ -26,11 +26,14 @@ def build(variant: str, classes: int = 1000, seed: int = 0) -> "AlexNet":
     return network.build(variant, classes=classes, seed=seed)
 
 
-def load(run: str | Path, *, device: str = "cpu", seed: int = 0) -> "Predictor":
-    """A run folder, a checkpoint folder, `imagenet` or a variant's name, ready to predict."""
+def load(run: str | Path, *, device: str = "cpu", seed: int = 0, variant: str | None = None) -> "Predictor":
+    """A run folder, a checkpoint folder, a model file, `imagenet` or a variant's name, ready to predict.
+
+    `variant` tells which it is where a model file's shapes are those of several.
+    """
     from .evaluation import predict
 
-    return predict.load(run, device=device, seed=seed)
+    return predict.load(run, device=device, seed=seed, variant=variant)
 
 
 def predict(run: str | Path, picture: str | Path, k: int = 5) -> "list[Prediction]":

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -168,9 +169,9 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON at `path`; a missing or broken file is a DataError that names it."""
+    """The JSON at `path`; a missing or broken file, or a number that is none, is a DataError that names it."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None
     except (ValueError, OSError, RecursionError) as reason:
@@ -188,6 +189,13 @@ def move(source: Path, target: Path) -> None:
     source.rename(target)
     sync_folder(target.parent)
     sync_folder(source.parent)
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON document, which has neither NaN nor infinity, though Python's reader takes both."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 @contextmanager

@@ -59,7 +59,16 @@ def test_json_is_strict(tmp_path):
     assert files.read_json(path) == {"a": [1, "ü"]}
     with pytest.raises(DataError, match=r"none\.json: missing"):
         files.read_json(tmp_path / "none.json")
-    for content in (b"", b'{"a": ', b"\xff\xfe{}x"):
+    for content in (
+        b"",
+        b'{"a": ',
+        b"\xff\xfe{}x",
+        b'{"a": NaN}',
+        b"[-Infinity]",
+        b"[1e999]",
+        b"[" * 100_000,
+        b"9" * 5000,
+    ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"x\.json: cannot be read as JSON"):
             files.read_json(path)

@@ -36,7 +36,8 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the system's words fo
 app = App(
     name="alexnet",
     help="AlexNet as published: every variant exact, trained on your pictures, judged as the paper did, and used.\n\n"
-    "RUN: a run folder, a checkpoint folder, `imagenet`, or a variant's name (untrained).\n"
+    "RUN: a run folder, a checkpoint folder, a model file (.safetensors, .pth), `imagenet`, or a variant's name "
+    "(untrained).\n"
     "Start: alexnet train digits",
     # a flag has no --no- twin; choices stand in the descriptions
     default_parameter=Parameter(negative="", show_choices=False, show_default=_shown),

@@ -58,11 +58,11 @@ def stats(
     from ..data.sources import open_data
     from ..data.stats import measure
     from ..network.variants import variant as variant_named
+    from ..ranks import workers_of
     from ..weights.run import preprocess_of
     from . import console_for
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: must be at least 1")
+    workers_of(workers, least=1)
     chosen = variant_named(variant)
     found = open_data(data, val_fraction=val_fraction, seed=seed)
     measured = measure(found.train, preprocess_of(chosen), threads=workers, cache=cache_folder(), bad_images="skip")
@@ -277,12 +277,12 @@ def pack(
     from ..data.cache import cache_folder
     from ..data.sources import open_data
     from ..network.variants import variant as variant_named
+    from ..ranks import workers_of
     from ..stop import watch
     from ..weights.run import preprocess_of
     from . import console_for
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: must be at least 1")
+    workers_of(workers, least=1)
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise UsageError(f"{out}: lies in {data}, whose pictures it would then be among; name another folder")
     found = open_data(data, val=val, val_fraction=val_fraction, seed=seed)

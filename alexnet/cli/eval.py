@@ -1,6 +1,7 @@
 """`alexnet eval`."""
 
 import json as json_format
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ def evaluate(
     precision: str = "auto",
     workers: int = 2,
     seed: int = 0,
+    variant: str | None = None,
     bad_images: Literal["error", "skip"] = "error",
     save_predictions: Path | None = None,
     per_class: bool = False,
@@ -40,6 +42,7 @@ def evaluate(
         precision: auto, fp32, tf32, bf16, or int8 (not with torch)
         workers: threads that decode
         seed: of an untrained variant's weights
+        variant: of model files, where several have their shapes
         bad_images: error, or skip (counted as wrong)
         save_predictions: a .parquet file to write
         per_class: a table of the classes
@@ -75,7 +78,10 @@ def evaluate(
         threads=workers,
         bad_images=bad_images,
         seed=seed,
+        variant=variant,
     )
+    for note in verdict.notes:
+        print(note, file=sys.stderr)
     asked = (backend, precision) != ("torch", "auto")
     for one in verdict.backends:
         if one.agreement is not None and (asked or one.refused):

@@ -1,6 +1,7 @@
 """`alexnet info VARIANT`: what a variant is and costs, or what two do differently."""
 
 from json import dumps
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -8,14 +9,14 @@ from rich.text import Text
 
 from ..errors import UsageError
 from ..network.cost import cost, describe, difference
-from ..network.variants import Variant
+from ..network.variants import VARIANTS, Variant
 from ..network.variants import variant as lookup
 
 
 def info(
     variant: str,
     *,
-    classes: int = 1000,
+    classes: int | None = None,
     diff: str | None = None,
     json: bool = False,
 ) -> None:
@@ -23,16 +24,23 @@ def info(
 
     alexnet info paper --diff caffe
     alexnet info tiny --classes 10 --json
+    alexnet info model.pth
 
     Parameters:
-        variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny
-        classes: outputs of the last layer
+        variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny; or a RUN
+        classes: outputs of the last layer; 1000, or the RUN's
         diff: another variant: only what differs, number by number, and the sources
         json: print one JSON document
     """
-    if classes < 1:
+    if classes is not None and classes < 1:
         raise UsageError(f"--classes {classes}: must be at least 1")
-    here = lookup(variant)
+    if variant not in VARIANTS and Path(variant).exists():
+        from ..weights.run import open_run
+
+        model = open_run(variant).model
+        here, classes = model.variant, classes or model.classes
+    else:
+        here, classes = lookup(variant), classes or 1000
     if diff is not None:
         _print_difference(here, lookup(diff), json=json)
     elif json:

@@ -25,6 +25,7 @@ def predict(
     k: Annotated[int, Parameter(name=["-k"])] = 5,
     views: int = 1,
     seed: int = 0,
+    variant: str | None = None,
     backend: str = "torch",
     device: str = "auto",
     precision: str = "fp32",
@@ -37,11 +38,12 @@ def predict(
     cat tulip.jpg | alexnet predict runs/flowers - --json
 
     Parameters:
-        run: a run folder, a checkpoint folder, imagenet, or a variant
+        run: a run folder, a model file, imagenet, or a variant
         pictures: files, folders, or - for one on standard input; bad ones are named
         k: classes shown
         views: 1, 5 or 10
         seed: of an untrained variant's weights
+        variant: of a model file, where several have its shapes
         backend: torch, openvino or onnxruntime
         device: auto, cpu, cuda or mps
         precision: auto, fp32, tf32, bf16, or int8 (not with torch)
@@ -68,7 +70,9 @@ def predict(
         found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", sys.stdin.buffer.read())])
     else:
         found = contents(open_images(pictures))
-    predictor = predicting.load(run, device=str(where), seed=seed, backend=backend, precision=precise)
+    predictor = predicting.load(run, device=str(where), seed=seed, variant=variant, backend=backend, precision=precise)
+    for note in predictor.notes:
+        print(note, file=sys.stderr)
     document: list[dict[str, Any]] = []
     count, bad = 0, list[BadImage]()
     cell = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"

@@ -16,6 +16,7 @@ DAMAGE: Final = (
     EOFError,
     LookupError,
     TypeError,
+    SyntaxError,
     MemoryError,
     RecursionError,
     NotImplementedError,

@@ -159,12 +159,17 @@ def _download(remote: Remote) -> Path:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, content) of the regular files of a compressed tar; a name that leaves its folder is a DataError."""
+    """(name, content) of the regular files of a compressed tar.
+
+    DataError: a name that leaves its folder, or a sparse file.
+    """
     with tarfile.open(archive, "r|gz", encoding="utf-8", errors="surrogateescape") as tar:
         for member in tar:
             name = member.name.removeprefix("./")
             if name.startswith("/") or ".." in name.split("/"):
                 raise DataError(f"{shown(str(archive))}: member {shown(name)} would leave the folder it belongs in")
+            if member.issparse():  # its size is what it says, not what is there
+                raise DataError(f"{shown(str(archive))}: member {shown(name)}: a sparse file")
             content = tar.extractfile(member) if member.isreg() else None
             if content is not None:
                 yield name, content

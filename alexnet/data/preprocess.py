@@ -17,6 +17,7 @@ Colour = Literal["RGB", "BGR"]
 MeanCrop = Literal["centre", "aligned"]
 Decode = Literal["full", "reduced"]
 
+MOST_SIDE: Final = 4096  # pixels of a stored form; the largest of a variant is 256
 MEAN_FILE: Final = "mean.npy"
 # What a record says that was written before it had the field.
 BEFORE: Final = {"decode": "full"}
@@ -72,8 +73,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("side", "stored"):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UsageError(f"preprocess: {name} is {value!r}, expected a number of pixels, 1 or more")
+            if type(value) is not int or not 1 <= value <= MOST_SIDE:
+                raise UsageError(f"preprocess: {name} is {value!r}, expected a number of pixels, 1 to {MOST_SIDE}")
         if self.stored < self.side:
             raise UsageError(f"preprocess: stored is {self.stored}, smaller than side, {self.side}")
         for name, choices in (
@@ -147,8 +148,11 @@ def load_mean(folder: Path, *, stored: int) -> np.ndarray:
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
             if dtype.hasobject:
                 raise ValueError("it holds objects")
-            if dtype.kind != "f" or shape != expected:  # before as much is allocated as the header says
+            if dtype.kind != "f" or shape != expected:
                 raise DataError(f"{path}: {dtype} {shape}, expected float32 {expected}")
+            # nothing is made for values that are not there
+            if path.stat().st_size - stream.tell() != math.prod(shape) * dtype.itemsize:
+                raise ValueError("its bytes are not as many as its shape needs")
             stream.seek(0)
             mean = np.lib.format.read_array(stream, allow_pickle=False)
     except FileNotFoundError:

@@ -166,6 +166,13 @@ class Samples:
         count = len(columns["file"])
         if any(column.shape != (count,) for column in columns.values()):
             raise ValueError("columns of different lengths")
+        if any(column.dtype.kind != "i" for column in columns.values()):
+            raise ValueError("columns that are no integers")
+        least = {"file": OWN_FILE, "label": UNLABELLED, "size": -1}  # of unknown size
+        if count and any(column.min() < least.get(name, 0) for name, column in columns.items()):
+            raise ValueError("a number below what it may be")
+        if count and (columns["name_at"].max() >= len(names) or not names.endswith(b"\0")):
+            raise ValueError("a name that is not there")
         if count and (columns["file"].max() >= len(files) or columns["label"].max() >= len(classes)):
             raise ValueError("a row of a file or class that is not there")
         paths = tuple(files)

@@ -225,4 +225,9 @@ def _read(path: Path, side: int) -> Stats | None:
             )
     except DAMAGE:
         return None
-    return stats if stats.mean.shape == (side, side, 3) else None
+    shapes = ((side, side, 3), (3,), (3,), (3, 3), (stats.count, 2))
+    columns = (stats.mean, stats.channel_mean, stats.eigenvalues, stats.eigenvectors, stats.sizes)
+    whole = all(
+        c.shape == s and c.dtype.kind in "fi" and np.isfinite(c).all() for c, s in zip(columns, shapes, strict=True)
+    )
+    return stats if whole and stats.count else None

@@ -12,10 +12,12 @@ from ..data.samples import Samples
 from ..data.sources import open_data, open_held_out
 from ..errors import DataError, NumbersError, UsageError
 from ..network.kernels import unmeasured
+from ..ranks import workers_of
 from ..weights.run import Loaded, open_run
 from .backends import CHECKED, Backend, backend_of, some
 from .score import Answers, Score, answer, average, score
 
+MOST_BATCH = 65_536  # views at once
 # what the judged pictures were to the training of the runs
 Pictures = Literal["held out", "trained on", "others"]
 
@@ -30,6 +32,7 @@ class Verdict:
     classes: list[str]
     pictures: Pictures
     backends: list[Backend]  # one a model
+    notes: list[str]  # what a user should know of the models
 
     def to_json(self) -> dict[str, Any]:
         """The document of `eval --json`."""
@@ -90,27 +93,28 @@ def judge(
     threads: int = 2,
     bad_images: BadImages = "error",
     seed: int = 0,
+    variant: str | None = None,
 ) -> Verdict:
     """The score of one run, or of several with their probabilities averaged (the paper's ensembles).
 
     The pictures are those that the first run held out. With `data`, those that it keeps to judge by, or all; of
-    pictures that the run drew some of to hold out, these only.
+    pictures that the run drew some of to hold out, these only. `variant` tells what a model file's shapes do not.
     NumbersError: a network whose answers are not finite.
     """
     if views not in (1, 5, 10):
         raise UsageError(f"--views {views}: must be 1, 5 or 10")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: must be at least 1")
-    if threads < 0:
-        raise UsageError(f"--workers {threads}: must be at least 0")
-    first = open_run(runs[0], seed=seed)
+    if not 1 <= batch_size <= MOST_BATCH:
+        raise UsageError(f"--batch-size {batch_size}: must be at least 1 and at most {MOST_BATCH}")
+    workers_of(threads)
+    first = open_run(runs[0], seed=seed, named=variant)
     given = own_samples(first) if data is None else open_held_out(data)
+    first.name_classes(given.classes)
     pictures, judged_by = known(given, first)
     samples = judged_by.as_classes(first.classes, data or runs[0], partial=True)
-    said, backends = list[Answers](), list[Backend]()
+    said, backends, notes = list[Answers](), list[Backend](), list[str]()
     where_computed = device or torch.device("cpu")
     for where in runs:
-        loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes)
+        loaded = first if where == runs[0] else open_run(where, seed=seed, classes=first.classes, named=variant)
         if loaded is not first and loaded.data and first.data:
             its, part = known(given, loaded)
             alike = its == pictures and part.fingerprint() == judged_by.fingerprint()
@@ -119,6 +123,7 @@ def judge(
                 raise UsageError(
                     f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
                 )
+        notes += loaded.notes
         order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
         loaded.model.kernels = unmeasured(where_computed)
         pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
@@ -142,4 +147,4 @@ def judge(
         ordered[:, order] = answers.probabilities
         said.append(Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views))
     together = average(said) if len(said) > 1 else said[0]
-    return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends)
+    return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends, notes)

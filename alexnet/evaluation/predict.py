@@ -45,6 +45,7 @@ class Predictor:
         self._asked = backend, precision
         self.preprocess = loaded.preprocess
         self.classes = loaded.classes
+        self.notes = loaded.notes
         self._normalise = Normalise(loaded.preprocess, loaded.mean, self.device)
 
     def _pixels(self, picture: Picture, name: str = "bytes") -> NDArray[np.uint8]:
@@ -112,10 +113,20 @@ class Predictor:
 
 
 def load(
-    run: str | Path, *, device: str = "cpu", seed: int = 0, backend: str = "torch", precision: str = "fp32"
+    run: str | Path,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    variant: str | None = None,
+    backend: str = "torch",
+    precision: str = "fp32",
 ) -> Predictor:
-    """What RUN names, ready to predict: a run folder, a checkpoint folder, `imagenet`, or a variant, untrained."""
-    return Predictor(open_run(run, seed=seed), device=torch.device(device), backend=backend, precision=precision)
+    """What RUN names, ready to predict: a run or checkpoint folder, a model file, `imagenet`, or a variant, untrained.
+
+    `variant` tells which it is where a model file's shapes are those of several.
+    """
+    opened = open_run(run, seed=seed, named=variant)
+    return Predictor(opened, device=torch.device(device), backend=backend, precision=precision)
 
 
 def to_json(path: str, predictions: Sequence[Prediction] | BadImage) -> dict[str, Any]:

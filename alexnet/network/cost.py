@@ -84,6 +84,29 @@ def out_shape(row: Row, shape: Shape, classes: int) -> Shape:
             return shape
 
 
+def shapes(variant: Variant, classes: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a network's state, by its name there; nothing is allocated."""
+    found: dict[str, tuple[int, ...]] = {}
+    shape: Shape = (3, variant.side, variant.side)
+    for row in variant.layers:
+        out = out_shape(row, shape, classes)
+        match row:
+            case Conv():
+                found[f"{row.name}.weight"] = (row.out, shape[0] // row.groups, row.kernel, row.kernel)
+                found[f"{row.name}.bias"] = (row.out,)
+            case Linear():
+                found[f"{row.name}.weight"] = (out[0], prod(shape))
+                found[f"{row.name}.bias"] = (out[0],)
+            case BatchNorm():
+                learned = ("weight", "bias") if row.scale else ()
+                found |= dict.fromkeys(
+                    (f"{row.name}.{name}" for name in (*learned, "running_mean", "running_var")), shape[:1]
+                )
+                found[f"{row.name}.num_batches_tracked"] = ()
+        shape = out
+    return found
+
+
 def cost(variant: Variant, classes: int) -> Cost:
     """What each layer of `variant` costs with `classes` classes, for one image."""
     layers = []

@@ -209,6 +209,11 @@ CHOICES = {
     "crop": ("stored", "original"),
 }
 
+# Beyond these a number is a slip, or wants more than any machine has.
+MOST = {"batch_size": 65_536, "epochs": 1_000_000, "validate_epochs": 1_000_000, "step_epochs": 1_000_000,
+        "warmup_steps": 100_000_000, "lr_drops": 1_000, "patience": 1_000_000, "lr": 1e6, "bias_lr": 1e6,
+        "lr_factor": 1, "weight_decay": 1e6, "bias_decay": 1e6, "colour_noise": 1e6, "scale": 1e6}  # fmt: skip
+
 
 def changed(base: Recipe, values: dict[str, Any]) -> Recipe:
     """`base` with `values` (typed by their fields; text is read) set; an unknown or impossible one is a UsageError."""
@@ -230,7 +235,8 @@ def changed(base: Recipe, values: dict[str, Any]) -> Recipe:
     for name in ("lr", "lr_factor", "crop_scale"):
         if getattr(made, name) <= 0.0:
             raise UsageError(f"{name}={getattr(made, name)}: must be above 0")
-    for name in ("weight_decay", "bias_lr", "bias_decay", "warmup_steps", "colour_noise", "lr_drops", "patience"):
+    for name in ("weight_decay", "bias_lr", "bias_decay", "warmup_steps", "colour_noise", "lr_drops", "patience",
+                 "step_epochs"):  # fmt: skip
         if getattr(made, name) < 0:
             raise UsageError(f"{name}={getattr(made, name)}: must not be negative")
     for name in ("crop_scale", "brightness", "contrast", "saturation"):
@@ -238,6 +244,9 @@ def changed(base: Recipe, values: dict[str, Any]) -> Recipe:
             raise UsageError(f"{name}={getattr(made, name)}: must be in 0..1")
     if made.scale is not None and made.scale <= 0.0:
         raise UsageError(f"scale={made.scale}: must be above 0")
+    for name, most in MOST.items():
+        if (value := getattr(made, name)) is not None and value > most:
+            raise UsageError(f"{name}={value}: must be at most {most}")
     if made.schedule == "step" and made.step_epochs < 1:
         raise UsageError(f"schedule=step: step_epochs={made.step_epochs}; must be at least 1")
     if made.nesterov and made.momentum == 0.0:

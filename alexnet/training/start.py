@@ -35,7 +35,7 @@ from ..network.capture import WARM
 from ..network.cost import cost
 from ..network.kernels import Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
+from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor, workers_of
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
@@ -49,6 +49,7 @@ from .recipes import Recipe, changed, recipe
 FEW = 50  # pictures a class below which fine-tuning does better
 UNEVEN = 3.0  # largest class / smallest class that is worth a word
 KEPT_BACK = 0.03  # of --max-time
+MOST_STEPS = 99_999_999  # a checkpoint's name has eight digits
 LAST_RESORT = 1.5  # times --max-time, when the clock itself stops the run
 MEASURED_STEPS, MEASURED_SECONDS = 5, 3.0  # both, at least, after a few that are not counted
 
@@ -204,8 +205,10 @@ OWN = ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers",
 def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     """A job ready to run, its folder created or taken up again; raises UsageError before anything is computed."""
     chosen, origin = resolve(asked)
-    if asked.accumulate < 1:
-        raise UsageError(f"--accumulate {asked.accumulate}: must be at least 1")
+    if not 1 <= asked.accumulate <= chosen.batch_size:
+        raise UsageError(
+            f"--accumulate {asked.accumulate}: a batch of {chosen.batch_size} has 1 to {chosen.batch_size} parts"
+        )
     if asked.accumulate > 1 and any(isinstance(row, BatchNorm) for row in variant(chosen.variant).layers):
         raise UsageError(
             f"--accumulate: batch normalisation sees the parts of a batch, not the batch; use 1 with {chosen.variant}"
@@ -216,10 +219,12 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError(f"--on-nan {asked.on_nan}: unknown; known are stop, rollback")
     if asked.save_every < 1:
         raise UsageError(f"--save-every {asked.save_every}: must be at least 1")
-    if asked.workers is not None and asked.workers < 0:
-        raise UsageError(f"--workers {asked.workers}: must be at least 0")
+    if asked.workers is not None:
+        workers_of(asked.workers)
     if asked.max_steps is not None and asked.max_steps < 1:
         raise UsageError(f"--max-steps {asked.max_steps}: must be at least 1")
+    if asked.max_time is not None and not 0.0 < asked.max_time < math.inf:
+        raise UsageError(f"--max-time: {asked.max_time} s: must be above 0, and finite")
     lengths = [name for name in ("epochs", "max_steps", "max_time") if getattr(asked, name) is not None]
     if len(lengths) > 1:
         raise UsageError(" and ".join(f"--{name.replace('_', '-')}" for name in lengths) + ": name one of them")
@@ -238,7 +243,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     if source and run is not None and run.begun():  # it has weights of its own
         chosen = from_weights(chosen, origin, weights=source, name=run.recipe()["variant"]["value"])
     elif source:
-        given = open_run(source)
+        given = open_run(source, named=asked.variant)
         chosen = from_weights(chosen, origin, weights=source, name=given.model.variant.name)
     run = run or run_named(f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
     again = run.begun()
@@ -297,6 +302,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         save_every=asked.save_every,
     )
     job.steps = asked.max_steps or chosen.epochs * job.epoch_steps
+    if job.steps > MOST_STEPS:
+        raise UsageError(f"{'--max-steps' if asked.max_steps else 'epochs'}: {job.steps} updates; at most {MOST_STEPS}")
     values["steps"] = {"value": job.steps, "origin": "--max-steps" if asked.max_steps else origin["epochs"]}
 
     record = {
@@ -408,7 +415,7 @@ class Pace:
 
     def steps(self, seconds: float, job: Job) -> int:
         """How many fit into `seconds`; one, at the least."""
-        most = int(seconds / self.step) + 1
+        most = int(min(seconds / self.step + 1, MOST_STEPS))
         return max(1, bisect.bisect_right(range(1, most + 1), seconds, key=lambda steps: self.seconds(steps, job)))
 
     def __str__(self) -> str:

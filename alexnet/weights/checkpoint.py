@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from .. import files
 from ..errors import DataError, WeightsError
+from .tensors import read_tensors
 
 SCHEMA = 2  # 1 had no `rollbacks` in its state; it is read too
 KEEP = 2
@@ -311,14 +310,6 @@ def verify(folder: Path) -> None:
             raise WeightsError(f"{path}: missing")
         if path.stat().st_size != said.get("bytes") or files.sha256(path) != said.get("sha256"):
             raise WeightsError(f"{path}: changed or damaged since it was written (its manifest says otherwise)")
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; a broken one is a WeightsError."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as reason:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({reason})") from None
 
 
 def load(folder: Path, *, training: bool = True) -> Checkpoint:

@@ -1,9 +1,8 @@
 """A run folder: the whole truth of a run. Opened, created and checked here; it holds no pickle."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ from ..errors import DataError, UsageError, WeightsError, did_you_mean
 from ..network.build import AlexNet, build
 from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
+from .recognise import Kind, kind_of, read_model
+from .torchvision import VARIANT as PUBLISHED
+from .torchvision import published
 
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
 
@@ -32,6 +34,16 @@ class Loaded:
     mean: NDArray[np.float32] | None  # (S, S, 3) where `preprocess.mean` names the file
     classes: Classes
     data: dict[str, Any] | None  # data.json of the run, where there is one
+    numbered: bool = False  # the classes have no names of their own
+    notes: list[str] = field(default_factory=list)  # what a user should know of it
+
+    def name_classes(self, classes: Classes) -> None:
+        """Takes the names of as many classes for its numbered ones, in their order, and notes it."""
+        if self.numbered and len(classes) == len(self.classes):
+            self.classes, self.numbered = classes, False
+            self.notes.append(
+                f"{self.where}: its classes have no names; taken for those of the pictures, in their order"
+            )
 
 
 class Run:
@@ -199,27 +211,47 @@ def _from_run(run: Run, folder: Path) -> Loaded:
     return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.data())
 
 
-def _published() -> Loaded:
-    from torchvision.models import AlexNet_Weights
+def _from_file(path: Path, kind: Kind, where: str, *, named: str | None, classes: Classes | None) -> Loaded:
+    """A model file. What it does not say is its variant's own, or said in `notes`."""
+    found = read_model(path, kind, named=named)
+    model = AlexNet(found.variant, found.classes)
+    fit(model, found.tensors, where)
+    preprocess = preprocess_of(found.variant)
+    mean = _grey(preprocess)
+    loaded = Loaded(where, model.eval(), preprocess, mean, imagenet_classes(), None)
+    if mean is not None:
+        loaded.notes.append(f"{where}: brings no mean image; mid grey stands for it")
+    if found.classes != len(loaded.classes):
+        loaded.classes = Classes.of(str(label) for label in range(found.classes))
+        loaded.numbered = True
+        if classes is not None:
+            loaded.name_classes(classes)
+    return loaded
 
-    try:
-        with redirect_stdout(sys.stderr):  # the download says so on stdout, which may carry a JSON document
-            state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as reason:  # torch.hub: RuntimeError where the hash is another
-        raise WeightsError(f"imagenet: torchvision's weights could not be fetched ({reason})") from None
-    model = build("torchvision", classes=1000, seed=0)
-    layers = list(model.state_dict())
-    fit(model, dict(zip(layers, state.values(), strict=True)), "imagenet")
-    return Loaded("imagenet", model.eval(), preprocess_of(model.variant), None, imagenet_classes(), None)
+
+def _grey(preprocess: Preprocess) -> NDArray[np.float32] | None:
+    """What stands for the mean of pictures that nobody saw, where a mean image is wanted."""
+    side = preprocess.stored
+    return np.full((side, side, 3), 127.5, np.float32) if preprocess.mean == MEAN_FILE else None
 
 
-def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None) -> Loaded:
-    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, a run's file `best` or `last`,
-    `imagenet`, or a variant, untrained.
+def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None, named: str | None = None) -> Loaded:
+    """What RUN names: a run folder (its best checkpoint), a checkpoint folder, a run's file `best` or `last`, a model
+    file, `imagenet`, or a variant, untrained.
 
-    Raises UsageError for a name that is none of these, WeightsError for a checkpoint that does not verify.
+    `classes` are taken where it has none of its own, `named` is the variant that it must be of. Raises UsageError for a
+    name that is none of these and for another variant, WeightsError for weights that do not verify or do not fit.
     """
+    opened = _opened(where, seed=seed, classes=classes, named=named)
+    if named is not None and opened.model.variant.name != named:
+        raise UsageError(f"--variant {named}: {where} is of variant {opened.model.variant.name}")
+    return opened
+
+
+def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str | None) -> Loaded:
     path = Path(where)
+    if path.name == checkpoint.PARTS[0] and (path.parent / "manifest.json").is_file():
+        path = path.parent
     pointed = Run.pointed(path)
     if pointed is not None:
         return _from_run(Run(path.parent), pointed)
@@ -232,24 +264,24 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
             raise UsageError(f"{path}: this run has no checkpoint yet; let `alexnet train` go on")
         return _from_run(run, folder)
     if where == "imagenet":
-        return _published()
+        return _from_file(published(), "pth", where, named=PUBLISHED, classes=None)
     if str(where) in VARIANTS:
         known = classes or imagenet_classes()
         model = build(str(where), classes=len(known), seed=seed)
         preprocess = preprocess_of(variant(str(where)))
-        side = preprocess.stored
-        # no pictures were seen: mid grey stands for their mean
-        mean = np.full((side, side, 3), 127.5, np.float32) if preprocess.mean == MEAN_FILE else None
-        return Loaded(str(where), model.eval(), preprocess, mean, known, None)
+        return Loaded(str(where), model.eval(), preprocess, _grey(preprocess), known, None)
+    kind = kind_of(path)
+    if kind is not None:
+        return _from_file(path, kind, str(where), named=named, classes=classes)
     if path.exists():
-        raise UsageError(f"{path}: not a run folder (it holds no recipe.json)")
+        raise UsageError(f"{path}: not a run folder (it holds no recipe.json), nor a model file (.safetensors, .pth)")
     under = run_named(str(where))
     hint = f"; {under.folder} is one" if under.exists() else did_you_mean(str(where), ("imagenet", *VARIANTS))
-    raise UsageError(f"{where}: no such run folder, and no variant of that name ({', '.join(VARIANTS)}){hint}")
+    raise UsageError(f"{where}: no such run folder or file, and no variant of that name ({', '.join(VARIANTS)}){hint}")
 
 
 def is_run(where: str) -> bool:
     """Whether `where` is something that `open_run` would open."""
     path = Path(where)
     checkpoint_or_run = (path / "manifest.json").is_file() or Run(path).exists() or Run.pointed(path) is not None
-    return checkpoint_or_run or where == "imagenet" or where in VARIANTS
+    return checkpoint_or_run or where == "imagenet" or where in VARIANTS or kind_of(path) is not None

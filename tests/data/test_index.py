@@ -77,11 +77,54 @@ def test_a_table_whose_columns_do_not_fit_is_found_anew(tmp_path, column):
     where = as_tar(write_folder(tmp_path / "set", classes=2, each=6))
     found = tables(where)
     (kept,) = (tmp_path / "cache").iterdir()
-    with np.load(kept) as arrays:
+    with np.load(kept, allow_pickle=False) as arrays:
         changed = dict(arrays)
     changed[f"0.{column}"] = changed[f"0.{column}"][1:] if column == "size" else changed[f"0.{column}"] + 5
     np.savez(kept, **changed)
     assert tables(where) == found
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("offset", lambda column: column - 10_000_000),
+        ("size", lambda column: -column),
+        ("label", lambda column: column - 5),
+        ("file", lambda column: column - 5),
+        ("name_at", lambda column: column + 10_000),
+        ("name_at", lambda column: column - 10_000),
+        ("names", lambda column: column[:-1]),
+        ("offset", lambda column: column.astype(float)),
+        ("size", lambda column: column.reshape(-1, 1)),
+        ("said", lambda column: np.array("{}")),
+        ("said", lambda column: np.array("[" * 100_000)),
+    ],
+)
+def test_a_table_that_was_tampered_with_is_found_anew(tmp_path, column, change):
+    where = as_tar(write_folder(tmp_path / "set", classes=2, each=6))
+    found = tables(where)
+    (kept,) = (tmp_path / "cache").iterdir()
+    with np.load(kept, allow_pickle=False) as arrays:
+        changed = dict(arrays)
+    changed[f"0.{column}"] = change(changed[f"0.{column}"])
+    np.savez(kept, **changed)
+    assert tables(where) == found
+
+
+def test_objects_in_a_kept_table_are_not_unpickled(tmp_path):
+    where = as_tar(write_folder(tmp_path / "set", classes=2, each=6))
+    found = tables(where)
+    (kept,) = (tmp_path / "cache").iterdir()
+    with np.load(kept, allow_pickle=False) as arrays:
+        changed = dict(arrays)
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "canary",)
+
+    changed["0.said"] = np.array(Evil(), object)
+    np.savez(kept, **changed)
+    assert tables(where) == found and not (tmp_path / "canary").exists()
 
 
 def test_another_file_in_its_place_is_looked_at_anew(tmp_path):

@@ -44,6 +44,7 @@ def test_the_record_survives_json(mean):
         ("side", 224.0),
         ("side", True),
         ("side", 300),
+        ("stored", 1_000_000_000),
         ("stored", "256"),
         ("resize", "longer"),
         ("filter", "nearest"),
@@ -108,8 +109,8 @@ def test_load_mean_refuses(tmp_path):
     np.save(path, np.full((4, 4, 3), np.nan))
     with pytest.raises(DataError, match="finite"):
         load_mean(tmp_path, stored=4)
-    np.save(path, np.array([{"a": 1}], dtype=object))
-    with pytest.raises(DataError, match="cannot be read"):
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="object"):
         load_mean(tmp_path, stored=4)
     np.savez(path.with_suffix(""), a=np.zeros(3))
     path.with_suffix(".npz").replace(path)
@@ -119,3 +120,23 @@ def test_load_mean_refuses(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match="cannot be read"):
         load_mean(tmp_path, stored=4)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000, 4000, 3), }",  # values that are not there
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904,), }",
+        b"__import__('os').system('touch canary')",
+        b"-" * 5000,
+        b"(" * 300,
+        b"{'descr': '<f4'",
+        b"",
+    ],
+)
+def test_a_mean_whose_header_lies_is_refused_at_once(tmp_path, header):
+    head = header + b"\n"
+    (tmp_path / "mean.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(48))
+    with pytest.raises(DataError, match=r"mean\.npy: ") as caught:
+        load_mean(tmp_path, stored=4000)
+    assert "\n" not in str(caught.value)

@@ -153,7 +153,24 @@ def test_a_damaged_cache_is_measured_again(samples, tmp_path):
     flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
     other = io.BytesIO()
     np.savez(other, mean=np.zeros((2, 2, 3)))
-    for damaged in (b"", b"PK", whole[:100], whole[:-1], flipped, bytes(len(whole)), other.getvalue()):
+    tampered = []
+    for name, change in (
+        ("mean", lambda value: value[:1]),
+        ("mean", lambda value: value * np.nan),
+        ("channel_mean", lambda value: value[:2]),
+        ("eigenvalues", lambda value: value / 0),
+        ("eigenvectors", lambda value: value.astype("U")),
+        ("sizes", lambda value: value[:, :1]),
+        ("sizes", lambda value: value[:0]),
+        ("bad", lambda value: np.array("[1]")),
+        ("bad", lambda value: np.array(print, object)),
+    ):
+        with np.load(io.BytesIO(whole), allow_pickle=False) as arrays, np.errstate(all="ignore"):
+            values = dict(arrays) | {name: change(arrays[name])}
+        stream = io.BytesIO()
+        np.savez(stream, **values)
+        tampered.append(stream.getvalue())
+    for damaged in (b"", b"PK", whole[:100], whole[:-1], flipped, bytes(len(whole)), other.getvalue(), *tampered):
         kept.write_bytes(damaged)
         same(measure(few, PREPROCESS, threads=1, cache=tmp_path / "cache"), first)
         assert kept.read_bytes() == whole

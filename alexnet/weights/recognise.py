@@ -1,0 +1,136 @@
+"""Which world a model file comes from, by its first bytes, and which variant it holds, by names and shapes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from ..data.samples import shown
+from ..errors import UsageError, WeightsError
+from ..network.cost import shapes
+from ..network.variants import VARIANTS, Variant, variant
+from . import torchvision
+from .pth import converted
+from .tensors import MOST_HEADER_BYTES, Shapes, read_shapes, read_tensors
+
+Kind = Literal["safetensors", "pth"]
+SUFFIXES: dict[str, Kind] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth"}
+ZIP = b"PK\x03\x04"
+LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # how torch.save began before it wrote zips
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "state_dict.")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_NAMED = 4
+
+
+class Found(NamedTuple):
+    """A model as it was found: its variant, how many classes it tells apart, its tensors under our names."""
+
+    variant: Variant
+    classes: int
+    tensors: dict[str, torch.Tensor]
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a file is, by its first bytes, or by its suffix where these say nothing; None: no model file."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as stream:
+            head = stream.read(256)
+    except OSError:
+        return None
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MOST_HEADER_BYTES:
+        return "safetensors"
+    # a zip is torch's by its first member, which torch writes first
+    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    if (head.startswith(ZIP) and first.endswith(b"/data.pkl")) or head.startswith(LEGACY):
+        return "pth"
+    return SUFFIXES.get(path.suffix.lower())
+
+
+def read_model(path: Path, kind: Kind, *, named: str | None = None) -> Found:
+    """The model in a file; `named`, the variant's name, where layers of several have the same shapes.
+
+    Half precision becomes fp32. WeightsError: no variant has these layers, shapes and no others (told from the file's
+    header, before a tensor is read); values that are no numbers. UsageError: several have them, and none is named.
+    """
+    where = shown(str(path))
+    with _as_safetensors(path, kind) as file:
+        theirs = read_shapes(file, called=where)
+        bare = _bare(theirs)
+        torchvisions = torchvision.our_names(bare.values())
+        ours = {name: torchvisions.get(short, short) for name, short in bare.items()}
+        there = {ours[name]: shape for name, shape in theirs.items()}
+        if len(there) < len(theirs):
+            raise WeightsError(f"{where}: two tensors are one layer's by their names")
+        likely = torchvision.VARIANT if torchvisions else None
+        found, classes = _variant(there, where, named=named, likely=likely)
+        tensors = {ours[name]: value for name, value in read_tensors(file, called=where).items()}
+    return Found(found, classes, {name: _numbers(value, name, where) for name, value in tensors.items()})
+
+
+@contextmanager
+def _as_safetensors(path: Path, kind: Kind) -> Iterator[Path]:
+    if kind == "safetensors":
+        yield path
+    else:
+        with converted(path) as file:
+            yield file
+
+
+def _bare(names: Shapes) -> dict[str, str]:
+    """Each name -> the name without what wrappers put before all of them."""
+    bare = {name: name for name in names}
+    while prefix := next((p for p in PREFIXES if bare and all(n.startswith(p) for n in bare.values())), None):
+        bare = {name: short.removeprefix(prefix) for name, short in bare.items()}
+    return bare
+
+
+def _variant(found: Shapes, where: str, *, named: str | None, likely: str | None) -> tuple[Variant, int]:
+    """The variant whose state has these names and shapes, of several the `likely` one; and the number of classes."""
+    head = found.get("fc8.weight", ())
+    classes = head[0] if len(head) == 2 and head[0] else 1
+    candidates = [variant(named)] if named else list(VARIANTS.values())
+    wrong = {one.name: _differences(found, shapes(one, classes)) for one in candidates}
+    fitting = [one for one in candidates if not wrong[one.name]]
+    fitting = [one for one in fitting if one.name == likely] or fitting
+    if len(fitting) == 1:
+        return fitting[0], classes
+    if fitting:
+        raise UsageError(
+            f"{where}: its layers are those of {', '.join(one.name for one in fitting)} alike, which differ in what "
+            "has no weights; say --variant"
+        )
+    nearest = min(wrong, key=lambda name: len(wrong[name]))
+    expected = shapes(VARIANTS[nearest], classes)
+    if not found.keys() & expected.keys():
+        named_there = ", ".join(shown(name[:40]) for name in islice(found, MOST_NAMED))
+        raise WeightsError(f"{where}: no AlexNet: its tensors are called {named_there or 'nothing: there are none'}")
+    differences = wrong[nearest]
+    more = f"; and {len(differences) - MOST_NAMED} more" if len(differences) > MOST_NAMED else ""
+    fits = f"does not fit variant {nearest}" if named else f"fits no variant; the nearest is {nearest}"
+    raise WeightsError(f"{where}: {fits}: {'; '.join(differences[:MOST_NAMED])}{more}")
+
+
+def _differences(found: Shapes, expected: Shapes) -> list[str]:
+    return [
+        *(f"{name} is {found[name]}, expected {shape}" for name, shape in expected.items()
+          if found.get(name, shape) != shape),
+        *(f"{name} is missing" for name in expected if name not in found),
+        *(f"{shown(name[:40])} is not known" for name in found if name not in expected),
+    ]  # fmt: skip
+
+
+def _numbers(value: torch.Tensor, name: str, where: str) -> torch.Tensor:
+    """The values as a network holds them: fp32, or the counts of batches."""
+    if not value.ndim and value.dtype == torch.int64:
+        return value
+    if value.dtype not in FLOATS:
+        raise WeightsError(f"{where}: {name} is {value.dtype}, expected floating point")
+    value = value.to(torch.float32)
+    if not torch.isfinite(value).all():
+        raise WeightsError(f"{where}: {name} holds values that are not finite")
+    return value
