@@ -211,8 +211,8 @@ CHOICES = {
 
 # Beyond these a number is a slip, or wants more than any machine has.
 MOST = {"batch_size": 65_536, "epochs": 1_000_000, "validate_epochs": 1_000_000, "step_epochs": 1_000_000,
-        "warmup_steps": 100_000_000, "lr_drops": 1_000, "patience": 1_000_000, "lr": 1e6, "bias_lr": 1e6,
-        "lr_factor": 1, "weight_decay": 1e6, "bias_decay": 1e6, "colour_noise": 1e6, "scale": 1e6}  # fmt: skip
+        "warmup_steps": 100_000_000, "lr_drops": 1_000, "patience": 1_000_000, "lr": 1e30, "bias_lr": 1e30,
+        "lr_factor": 1, "weight_decay": 1e30, "bias_decay": 1e30, "colour_noise": 1e30, "scale": 1e30}  # fmt: skip
 
 
 def changed(base: Recipe, values: dict[str, Any]) -> Recipe:

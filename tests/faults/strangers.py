@@ -74,8 +74,8 @@ def changed(content: bytes, draw: np.random.Generator) -> bytes:
 
 def model_files(times: int, seed: int) -> list[Row]:
     """`times` changes to a file of each kind that is read in this process: a value, or one line."""
-    state = {name: value.half() for name, value in build("tiny", classes=2).state_dict().items() if "fc" not in name}
-    arrays = {name: [value.numpy()] for name, value in state.items()}
+    state = {name: value.half() for name, value in build("tiny", classes=2).state_dict().items()}
+    arrays = {name: [value.numpy()] for name, value in state.items() if "fc" not in name}
     objects = io.BytesIO()
     np.save(objects, np.array(arrays, object), allow_pickle=True)
     kinds: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
