@@ -195,16 +195,16 @@ def test_rows_are_appended_to_an_array_where_it_stands(tmp_path):
     path, rows = tmp_path / "x.npy", np.arange(3000, dtype=np.float32).reshape(1000, 3)
     for at, row in enumerate(rows):
         files.append_array(path, row, at=at)
-    assert np.array_equal(np.load(path), rows)
-    np.save(tmp_path / "whole.npy", rows)
+    assert np.array_equal(np.load(path, allow_pickle=False), rows)
+    np.save(tmp_path / "whole.npy", rows, allow_pickle=False)
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes(), "what numpy would have written"
     files.append_array(path, -rows[0], at=500)  # a run gone back
-    assert np.array_equal(np.load(path), [*rows[:500], -rows[0]])
+    assert np.array_equal(np.load(path, allow_pickle=False), [*rows[:500], -rows[0]])
     files.append_array(path, rows[7], at=503)  # two found no room
-    kept = np.load(path)
+    kept = np.load(path, allow_pickle=False)
     assert len(kept) == 504 and np.isnan(kept[501:503]).all() and np.array_equal(kept[503], rows[7])
     files.append_array(tmp_path / "late.npy", rows[7], at=1)
-    assert np.isnan(np.load(tmp_path / "late.npy")[0]).all()
+    assert np.isnan(np.load(tmp_path / "late.npy", allow_pickle=False)[0]).all()
     with pytest.raises(DataError, match=r"x\.npy: holds float32 \(504, 3\), not rows of float32 \(4,\)"):
         files.append_array(path, np.zeros(4, np.float32), at=504)
 
@@ -215,4 +215,4 @@ def test_a_row_that_finds_no_room_leaves_those_before(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", failing)
     with pytest.raises(Fault):
         files.append_array(path, np.zeros(5, np.float32), at=1)
-    assert np.array_equal(np.load(path), [[1.0] * 5])
+    assert np.array_equal(np.load(path, allow_pickle=False), [[1.0] * 5])

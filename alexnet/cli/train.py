@@ -118,7 +118,7 @@ def train(
         keep=keep,
         on_nan=on_nan,
         resume=resume,
-        allow_change=tuple(name.strip() for name in (allow_change or "").split(",") if name.strip()),
+        allow_change=allow_change,
         set=tuple(set or ()),
     )
     try:

@@ -356,6 +356,8 @@ def _decode_png(data: bytes, name: str, max_pixels: int) -> _Picture:
 
 def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int, stored: int | None) -> _Picture:
     """The first frame of a file; only of a JPEG may `stored` be given."""
+    if kind == "WEBP":  # for which Pillow makes room before it says how large it is
+        _check_size(*_webp_size(data), name, max_pixels)
     with Image.open(io.BytesIO(data), formats=[kind]) as picture:
         width, height = picture.size
         _check_size(height, width, name, max_pixels)
@@ -364,6 +366,19 @@ def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int, stored: i
             picture.draft(picture.mode, (width // n, height // n))
         picture.load()
         return _Picture(_rgb(picture), picture.info.get("exif", b""), height, width, n)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(height, width) by a WebP's first chunk; (1, 1) where it has none that is known, which Pillow then refuses."""
+    chunk, body = data[12:16], data[20:30].ljust(10, b"\0")
+    if chunk == b"VP8X":
+        return int.from_bytes(body[7:10], "little") + 1, int.from_bytes(body[4:7], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        return int.from_bytes(body[8:10], "little") & 0x3FFF, int.from_bytes(body[6:8], "little") & 0x3FFF
+    return 1, 1
 
 
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:

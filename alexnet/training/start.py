@@ -83,7 +83,7 @@ class Asked:
     keep: int = KEEP
     on_nan: str = "stop"
     resume: tuple[str, str] | None = None  # ("exact", the checkpoint to go on from)
-    allow_change: Sequence[str] = ()
+    allow_change: str | None = None  # names with commas between
     set: Sequence[str] = ()
 
 
@@ -321,7 +321,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     changes: list[Difference] = []
     if again:
         changes = differences(run, values, record, classes, job, kernels=asked.kernels)
-        allow(changes, asked.allow_change, str(run.folder))
+        allow(changes, [name.strip() for name in (asked.allow_change or "").split(",")], str(run.folder))
         if any(change.name == "kernels" for change in changes):
             choose_kernels(job, asked.kernels, console)
     else:

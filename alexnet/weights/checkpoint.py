@@ -132,8 +132,8 @@ class Store:
         buffer = self._staged.get(key)
         if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
             # numpy asks for large pages, which are there sooner: the first save is not to hold the steps up either
-            room = torch.from_numpy(np.empty(value.nbytes, np.uint8))
-            buffer = self._staged[key] = room.view(value.dtype).reshape(value.shape)
+            there = torch.from_numpy(np.empty(max(value.nbytes, value.element_size()), np.uint8)).view(value.dtype)
+            buffer = self._staged[key] = there[: value.numel()].reshape(value.shape)
         return buffer.copy_(value.detach())
 
     def busy(self) -> bool:

@@ -443,8 +443,8 @@ def test_a_refused_continuation_lists_what_differs(trained, pictures, capsys):
     code, _, err = ended(command(pictures, trained[0], "--lr", "0.5", "--seed", "3"), capsys)
     lines = err.splitlines()
     assert code == 2 and lines[0].startswith("alexnet: ") and "other settings" in lines[0]
-    assert [line.split(":")[0] for line in lines[1:]] == ["  lr", "  seed"]
-    assert "0.5 asked (--lr)" in lines[1]
+    assert [line.split()[0] for line in lines[1:]] == ["lr", "seed"]
+    assert "0.5 (--lr) asked" in lines[1]
 
 
 def test_a_signal_saves_and_the_same_command_goes_on(pictures, tmp_path, capsys):
