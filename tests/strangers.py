@@ -148,6 +148,11 @@ def spread(path: Path) -> None:
     torch_zip(path, named(tensor(shape=(1 << 30, 1 << 30), strides=(0, 0))))
 
 
+def two_gigabytes(path: Path) -> None:
+    """As `spread`, of a size that a machine has: only the limit refuses it."""
+    torch_zip(path, named(tensor(shape=(1 << 15, 1 << 14), strides=(0, 0))))
+
+
 def laughs(path: Path) -> None:
     """Lists of two times the list before: 2^64 values to whoever walks them."""
     layers = b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(64))
@@ -182,6 +187,6 @@ PTH: dict[str, Callable[[Path], None]] = {
     for made in (
         system, among_tensors, evaluated, instance, built, legacy, legacy_behind_its_magic, legacy_tar, nested_zip,
         torchscript, terabyte, deflated, set_item_of_no_dictionary, set_items_of_a_list, storage_too_short,
-        shape_beyond_its_storage, spread, laughs, deep, endless, empty, words, cut,
+        shape_beyond_its_storage, spread, two_gigabytes, laughs, deep, endless, empty, words, cut,
     )
 }  # fmt: skip
