@@ -146,9 +146,12 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
     """
     if not path.exists():
         write_array(path, np.full((at, *row.shape), np.nan, row.dtype))
-    with path.open("r+b", buffering=0) as stream:
-        np.lib.format.read_magic(stream)
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+    with path.open("r+b") as stream:
+        try:
+            np.lib.format.read_magic(stream)
+            shape, fortran, kind = np.lib.format.read_array_header_1_0(stream)
+        except ValueError as reason:
+            raise DataError(f"{path}: damaged ({reason})") from None
         begin = stream.tell()
         if fortran or kind != row.dtype or shape[1:] != row.shape:
             raise DataError(f"{path}: holds {kind} {shape}, not rows of {row.dtype} {row.shape}")
@@ -157,6 +160,7 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
         for one in (*missing, row):
             stream.write(np.ascontiguousarray(one).tobytes())
         stream.truncate()
+        stream.flush()  # all of it, or an error, before the header counts it
         os.fsync(stream.fileno())
         header = BytesIO()
         said = {"descr": np.lib.format.dtype_to_descr(row.dtype), "fortran_order": False, "shape": (at + 1, *row.shape)}
@@ -165,6 +169,7 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
             raise DataError(f"{path}: its header is not of numpy's length")
         stream.seek(0)
         stream.write(header.getvalue())
+        stream.flush()
         os.fsync(stream.fileno())
 
 

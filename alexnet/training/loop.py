@@ -437,6 +437,7 @@ def save(job: Job, *, best: bool = False) -> Iterator[Record]:
             raise not_finite(job, f"{name} is not finite", step=state.step, lr=state.lr)
     yield from settled(job)
     if run.metrics.exists():
+        files.sync_file(run.metrics)
         state.metrics_bytes = run.metrics.stat().st_size
     job.store.save(Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state)), best=best)
 
@@ -449,14 +450,15 @@ def settled(job: Job) -> Iterator[Record]:
     except WeightsError as reason:
         job.saves_failed += 1
         if job.saves_failed == SAVES_FAILED:
-            raise WeightsError(f"{reason}; the {SAVES_FAILED}rd save in a row that failed: the run ends") from None
+            raise WeightsError(f"{reason}; {SAVES_FAILED} saves in a row have failed: the run ends") from None
         yield {"say": f"{reason}; the run goes on ({job.saves_failed} of {SAVES_FAILED} failed saves that end it)"}
 
 
 def saved(job: Job) -> Iterator[Record]:
     """Waits until the last save stands; at the end of a run one that failed is a WeightsError."""
     if job.saves_failed:
-        yield from save(job)
+        best = job.state.best
+        yield from save(job, best=best is None or best["step"] == job.state.step)
     job.store.settle()
 
 
@@ -472,6 +474,8 @@ def kept_beside(job: Job, name: str, write: Callable[[], None]) -> Iterator[Reco
         write()
     except OSError as reason:
         yield {"say": f"{job.run.folder / name}: could not be written ({reason.strerror}); the run goes on"}
+    except DataError as reason:  # what stood there is damaged
+        yield {"say": f"{reason}; the run goes on"}
 
 
 def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
@@ -500,7 +504,7 @@ def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
     job.store.point("best", best)
     if job.run.metrics.exists():
         with job.run.metrics.open("r+b") as stream:
-            stream.truncate(state.metrics_bytes)
+            stream.truncate(min(state.metrics_bytes, job.run.metrics.stat().st_size))
     return notes
 
 

@@ -33,7 +33,7 @@ from ..evaluation.score import answer
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
 from ..network.cost import cost
-from ..network.kernels import Kernels, fastest
+from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor, workers_of
 from ..weights import checkpoint
@@ -396,6 +396,8 @@ def choose_kernels(job: Job, asked: str, console: Console) -> None:
         )
         # the parts of a batch draw from the same numbers, and a graph draws on
         job.model.kernels = replace(kernels, step="launches") if job.accumulate > 1 else kernels
+    else:
+        job.model.kernels = PLAIN
 
 
 @dataclass(frozen=True)

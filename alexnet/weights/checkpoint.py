@@ -238,7 +238,8 @@ class Store:
         """Removes what need not be kept, and what an ended process left unfinished."""
         there = found(self.checkpoints)
         newest = there[-self.keep :]
-        kept = {path.name for path in newest} | {best_of(path) for path in newest}
+        named = pointer(self.folder, "best")
+        kept = {path.name for path in newest} | {best_of(path) for path in newest} | {named.name if named else None}
         for path in there:
             if path.name not in kept:
                 remove(path)

@@ -25,7 +25,8 @@ MOST_DEPTH = 32
 MOST_AXES = 8
 NUMBER = re.compile(r"b1|[iu][1248]|f[248]|O8?")  # the types of an array
 HEADER = re.compile(
-    rb"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (False|True), 'shape': \(((?:\d+L?,? ?)*)\),? ?\} *\n"
+    rb"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (False|True), "
+    rb"'shape': \(((?:\d{1,19}L?(?:, ?\d{1,19}L?)*,?)?)\),? ?\} *\n"
 )
 
 

@@ -32,7 +32,7 @@ def command(data: Path, run: Path, *more: str) -> list[str]:
     """What is typed to begin such a run, and again to go on."""
     return [
         "train", str(data), "--variant", "tiny", "--recipe", "fast", "--run", str(run), "--batch-size", "16",
-        "--max-steps", str(STEPS), "--save-every", str(EVERY), "--workers", "2", "--device", "cpu",
+        "--max-steps", str(STEPS), "--save-every", str(EVERY), "--device", "cpu",
         "--kernels", "plain", *more,
     ]  # fmt: skip
 

@@ -1,16 +1,21 @@
 """The long trials, in part: `make faults` runs them whole."""
 
 import itertools
+import json
 import os
 import random
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from alexnet.weights.checkpoint import Store
-from tests.faults import Row, kills, machine, saves, signals, soak, space
+from tests.faults import Row, machine, saves, soak
 from tests.pictures import write_folder
+
+ROOT = Path(__file__).parents[2]
 
 
 def held(rows) -> bool:
@@ -55,31 +60,44 @@ def test_a_store_that_forgets_something_is_seen(monkeypatch, fault):
         machine.store(25)
 
 
+def fresh(call: str, source: Path, *given: object) -> list[Row]:
+    """The rows of a trial in a process of its own: it forks, which a process that has computed cannot bear."""
+    program = (
+        "import json, sys; from dataclasses import asdict; from pathlib import Path; "
+        f"from tests.faults import kills, signals, soak, space; rows = {call}; print(json.dumps([asdict(r) for r in rows]))"
+    )
+    words = [sys.executable, "-c", program, str(source), *map(str, given)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [Row(**row) for row in json.loads(done.stdout)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_killed_and_run_again_equals_unbroken(source, precision, workers):
     seed = random.Random(f"{precision} {workers}").randrange(1 << 20)
-    rows = list(kills.kills(1, 10, source, "--precision", precision, "--workers", workers, seed=seed))
+    call = "kills.kills(1, 10, Path(sys.argv[1]), *sys.argv[3:], seed=int(sys.argv[2]))"
+    rows = fresh(call, source, seed, "--precision", precision, "--workers", workers)
     assert held(rows[:1]), rows  # how many hit a save is a matter of chance in so few
     assert rows[0].times == 10
 
 
 @pytest.mark.slow
 def test_signals_anywhere(source):
-    assert held(signals.signals(1, source))
+    assert held(fresh("signals.signals(1, Path(sys.argv[1]))", source))
 
 
 @pytest.mark.slow
 def test_no_room_no_right_no_folder_no_lock(source):
-    rows = list(space.space(source))
+    rows = fresh("space.space(Path(sys.argv[1]))", source)
     assert held(rows) and len(rows) >= 5
 
 
 @pytest.mark.slow
 def test_memory_threads_and_files_stay(source):
-    rows = list(soak.soak(1.5, source))
-    assert "exit 75" in rows[0].seen and held(rows)
+    rows = fresh("soak.soak(1.5, Path(sys.argv[1]), most=40.0)", source)
+    assert "exit 75" in rows[0].seen and held(rows)  # in so short a time memory has hardly settled
 
 
 def test_a_save_returns_before_it_is_written(tmp_path):

@@ -176,6 +176,18 @@ def test_kernels_that_cannot_be_had_are_chosen_anew_where_allowed(pictures, tmp_
     assert json.loads(path.read_text())["kernels"] == PLAIN.to_json()
 
 
+def test_plain_kernels_are_taken_where_that_is_allowed(pictures, tmp_path):
+    run = tmp_path / "run"
+    start.train(asked(pictures, run, epochs=1), quiet())
+    path = run / "environment.json"
+    files.write_json(path, {**json.loads(path.read_text()), "kernels": {**PLAIN.to_json(), "conv1": "blocks"}})
+    with pytest.raises(UsageError, match=r"kernels  conv1 blocks there, direct \(--kernels plain\) asked"):
+        start.train(asked(pictures, run, epochs=2), quiet())
+    start.train(asked(pictures, run, epochs=2, allow_change="kernels"), quiet())
+    assert json.loads(path.read_text())["kernels"] == PLAIN.to_json()
+    start.train(asked(pictures, run, epochs=3), quiet())  # it is the run's own now
+
+
 def damaged(path: Path) -> Path:
     part = path / "model.safetensors"
     content = bytearray(part.read_bytes())
