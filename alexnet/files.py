@@ -25,17 +25,8 @@ from .errors import DataError, UsageError
 PIECE = 1 << 24  # bytes written, read or hashed at a time
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_file(path: Path) -> None:
-    """Make the bytes of `path` durable."""
+def sync(path: Path) -> None:
+    """Make the bytes of a file durable, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -59,7 +50,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_new(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -89,7 +80,7 @@ def write(path: Path, content: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -105,7 +96,7 @@ def growing(path: Path, length: int) -> Iterator[BinaryIO]:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def grown(path: Path) -> int:
@@ -118,7 +109,7 @@ def finish(path: Path) -> None:
     """Give a file that has grown its name; one that has it already, or never grew, is left alone."""
     if _part(path).exists():
         _part(path).replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def _part(path: Path) -> Path:
@@ -192,8 +183,8 @@ def move(source: Path, target: Path) -> None:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     source.rename(target)
-    sync_folder(target.parent)
-    sync_folder(source.parent)
+    sync(target.parent)
+    sync(source.parent)
 
 
 def _finite(text: str) -> float:
@@ -216,13 +207,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
-                sync_file(file)
-        sync_folder(temporary)
+                sync(file)
+        sync(temporary)
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sha256(path: Path, *, between: Callable[[], None] = lambda: None) -> str:

@@ -86,7 +86,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(fault), files.new_folder(tmp_path / "other") as new:
             (new / "a").write_text("half")
             raise fault
-    for name in ("sync_file", "sync_folder"):
+    for name in ("sync",):
         monkeypatch.setattr(files, name, failing)
         with pytest.raises(Fault), files.new_folder(tmp_path / "other") as new:
             (new / "a").write_text("a")

@@ -437,7 +437,7 @@ def save(job: Job, *, best: bool = False) -> Iterator[Record]:
             raise not_finite(job, f"{name} is not finite", step=state.step, lr=state.lr)
     yield from settled(job)
     if run.metrics.exists():
-        files.sync_file(run.metrics)
+        files.sync(run.metrics)
         state.metrics_bytes = run.metrics.stat().st_size
     job.store.save(Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state)), best=best)
 

@@ -173,7 +173,7 @@ class Store:
         there = (path.with_name(f"{why}-{path.name}{n}") for n in ("", *(f"-{i}" for i in range(1, 1000))))
         aside = next(one for one in there if not one.exists())
         path.rename(aside)
-        files.sync_folder(self.checkpoints)
+        files.sync(self.checkpoints)
         return aside
 
     def point(self, which: str, path: Path) -> None:
@@ -227,12 +227,12 @@ class Store:
             manifest = {part: dict(zip(("bytes", "sha256"), files.write_new(new / part, pieces), strict=True))
                         for part, pieces in parts.items()}  # fmt: skip
             files.write_new(new / "manifest.json", [json.dumps(manifest, indent=1).encode()])
-            files.sync_folder(new)
+            files.sync(new)
             new.rename(path)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        files.sync_folder(self.checkpoints)
+        files.sync(self.checkpoints)
 
     def _prune(self) -> None:
         """Removes what need not be kept, and what an ended process left unfinished."""
