@@ -86,8 +86,11 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(fault), files.new_folder(tmp_path / "other") as new:
             (new / "a").write_text("half")
             raise fault
-    for name in ("sync",):
-        monkeypatch.setattr(files, name, failing)
+    ordinary = files.sync
+    for fails in ("a", f".other.{os.getpid()}.tmp"):  # the file, the folder
+        monkeypatch.setattr(
+            files, "sync", lambda path, fails=fails: (failing if path.name == fails else ordinary)(path)
+        )
         with pytest.raises(Fault), files.new_folder(tmp_path / "other") as new:
             (new / "a").write_text("a")
         monkeypatch.undo()
