@@ -34,13 +34,27 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _unfinished(path: Path) -> Path:
+    """What `path` is called until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Removes from a folder what ended processes left unfinished; the caller alone may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose bytes become `path` when the block ends well, and vanish when it does not.
 
     A reader, or a crash, finds the old bytes or the new ones.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _unfinished(path)
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -72,7 +86,7 @@ def write_new(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, st
 
 def write(path: Path, content: bytes | str) -> None:
     """Put `content` at `path`, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _unfinished(path)
     temporary.unlink(missing_ok=True)
     try:
         write_new(temporary, [content.encode() if isinstance(content, str) else content])
@@ -200,7 +214,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Every file in it is made durable before the rename; `path` itself must not exist.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

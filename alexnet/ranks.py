@@ -76,16 +76,6 @@ def memory(device: torch.device) -> int:
     return min(whole, int(said)) if said.isdigit() else whole
 
 
-MOST_WORKERS = 1024
-
-
-def workers_of(asked: int, *, least: int = 0) -> int:
-    """How many threads decode; UsageError for fewer than `least`, or more than a machine can start."""
-    if not least <= asked <= MOST_WORKERS:
-        raise UsageError(f"--workers {asked}: must be at least {least} and at most {MOST_WORKERS}")
-    return asked
-
-
 def processor() -> str:
     """The processor's name."""
     try:

@@ -36,6 +36,7 @@ from alexnet.training import loop
 from alexnet.training.optim import optimizer
 from alexnet.training.recipes import recipe
 from alexnet.training.start import kernels_for
+from alexnet.weights.checkpoint import Store
 from alexnet.weights.run import Run, preprocess_of
 
 CPU = torch.device("cpu")
@@ -52,8 +53,8 @@ def job_of(samples: Samples, precision: str, batch_size: int) -> loop.Job:
         model.variant, batch=batch_size, precision=precision, device=CPU, console=Console(stderr=True)
     )
     return loop.Job(
-        run=Run(Path()), recipe=chosen, model=model, rule=optimizer(model, chosen), train=samples, val=None,
-        preprocess=preprocess_of(model.variant), mean=None, stats=None, device=CPU, precision=precision,
+        run=Run(Path()), store=Store(Path()), recipe=chosen, model=model, rule=optimizer(model, chosen), train=samples,
+        val=None, preprocess=preprocess_of(model.variant), mean=None, stats=None, device=CPU, precision=precision,
         steps=sys.maxsize, threads=cores(),
     )  # fmt: skip
 

@@ -57,8 +57,8 @@ def stats(
     from ..data.samples import shown
     from ..data.sources import open_data
     from ..data.stats import measure
+    from ..data.threads import workers_of
     from ..network.variants import variant as variant_named
-    from ..ranks import workers_of
     from ..weights.run import preprocess_of
     from . import console_for
 
@@ -144,35 +144,32 @@ def check(
     from ..data.samples import shown
     from ..data.sheet import sheet
     from ..data.sources import open_parts
+    from ..data.threads import workers_of
     from ..stop import watch
     from . import console_for
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: must be at least 1")
+    workers_of(workers, least=1)
     if html is not None and not html.parent.is_dir():
         raise UsageError(f"--html {html}: there is no folder {html.parent}")
     console = console_for(json)
     train, held_out, _ = open_parts(data, val=val, val_fraction=val_fraction, seed=seed)
     if fix == "move":
         checking.check_movable(train, held_out, data, val)
-    done: list[str] = []
     with watch():
         with Progress(console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("checking", total=len(train) + (len(held_out) if held_out is not None else 0))
             report = checking.check(
                 train, held_out, threads=workers, near=near, progress=lambda seen: bar.advance(task, seen)
             )
+        if json:
+            print(json_format.dumps(report.to_json()))
+        else:
+            _print(report, data, console)
         if html is not None:
             files.write(html, sheet(report, f"alexnet data check {shown(data)}"))
-            done.append(f"{shown(str(html))}: what was found, as a page")
+            console.print(f"{shown(str(html))}: what was found, as a page")
         if fix is not None:
-            done.append(_fixed(checking.moves(report, data, val), data, val, move=fix == "move"))
-    if json:
-        print(json_format.dumps(report.to_json()))
-    else:
-        _print(report, data, console)
-    for line in done:
-        console.print(line)
+            console.print(_fixed(checking.moves(report, data, val), data, val, move=fix == "move"))
     if faults := report.faults():
         kinds = ", ".join(f"{count} {kind}" for kind, count in faults.items())
         raise DataError(f"{shown(data)}: {sum(faults.values())} faults: {kinds}")
@@ -276,8 +273,8 @@ def pack(
     from ..data import packed
     from ..data.cache import cache_folder
     from ..data.sources import open_data
+    from ..data.threads import workers_of
     from ..network.variants import variant as variant_named
-    from ..ranks import workers_of
     from ..stop import watch
     from ..weights.run import preprocess_of
     from . import console_for

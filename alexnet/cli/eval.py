@@ -1,7 +1,6 @@
 """`alexnet eval`."""
 
 import json as json_format
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -81,7 +80,7 @@ def evaluate(
         variant=variant,
     )
     for note in verdict.notes:
-        print(note, file=sys.stderr)
+        say(note)
     asked = (backend, precision) != ("torch", "auto")
     for one in verdict.backends:
         if one.agreement is not None and (asked or one.refused):

@@ -72,7 +72,7 @@ def predict(
         found = contents(open_images(pictures))
     predictor = predicting.load(run, device=str(where), seed=seed, variant=variant, backend=backend, precision=precise)
     for note in predictor.notes:
-        print(note, file=sys.stderr)
+        say(note)
     document: list[dict[str, Any]] = []
     count, bad = 0, list[BadImage]()
     cell = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"

@@ -114,10 +114,10 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
-    `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. `threads=0`
-    prepares in the calling thread; up to `ahead` batches are made while the caller works. A bad image ends the
-    iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`. DataError: a
-    thread failed, or has been at one picture for `patience` seconds.
+    `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. Up to `ahead`
+    batches are made while the caller works, with `threads=0` none: a thread makes one when it is asked for. A bad image
+    ends the iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`. The
+    other errors are those of `Task.result`.
     """
 
     def fill(place: Places, images: Image, first: int, rows: Iterable[int]) -> Filled:
@@ -153,13 +153,9 @@ def batches(
         labels = torch.from_numpy(samples.label[place.rows[good]].astype(np.int64))
         return Batch(images, labels, place.rows[good], place.n[good], place.epoch, named, reading, decoding)
 
-    if threads == 0:
-        for place in places:
-            images = empty(place)
-            yield finish(place, images, [fill(place, images.numpy(), 0, place.rows.tolist())])
-        return
-
     waiting: deque[tuple[Places, torch.Tensor, list[Task[Filled]]]] = deque()
+    if threads == 0:
+        threads, ahead = 1, 1
     pool = Threads(threads)
     try:
         source = iter(places)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
-from ..errors import AlexNetError, DataError
+from .. import stop
+from ..errors import AlexNetError, DataError, Stopped, UsageError
 from .samples import Samples, shown
 
 Made = TypeVar("Made")
@@ -17,6 +18,14 @@ Made = TypeVar("Made")
 PATIENCE: Final = 120.0  # seconds without a picture read and decoded, after which a thread is given up
 LOOKS: Final = 100  # at a thread within that time
 FAREWELL: Final = 5.0  # seconds that threads are given to end the picture they are at
+MOST: Final = 1024  # more than any machine gains by
+
+
+def workers_of(asked: int, *, least: int = 0) -> int:
+    """How many threads decode; UsageError for fewer than `least`, or more than a machine can start."""
+    if not least <= asked <= MOST:
+        raise UsageError(f"--workers {asked}: must be at least {least} and at most {MOST}")
+    return asked
 
 
 def path_of(samples: Samples, row: int) -> str:
@@ -52,7 +61,10 @@ class Task(Generic[Made]):
             self.made.set_exception(reason)
 
     def result(self, samples: Samples, patience: float) -> Made:
-        """What was made. DataError, which names the picture: the thread failed, or is at it for `patience` seconds."""
+        """What was made. DataError, which names the picture: the thread failed, or is at it for `patience` seconds.
+
+        Stopped: a signal has asked for the end, and meanwhile no picture comes. AlexNetError: memory ended.
+        """
         # Looks are counted, not seconds: a process that was stopped (Ctrl-Z) for an hour has missed one of them.
         looks, at, each = 0, -1, patience / LOOKS
         while True:
@@ -61,6 +73,8 @@ class Task(Generic[Made]):
                 break
             except TimeoutError:
                 looks, at = looks + 1 if self.at == at else 0, self.at
+                if looks and stop.requested():
+                    raise Stopped(f"stopped while {path_of(samples, at)} was read and decoded") from None
                 if looks == LOOKS:
                     raise DataError(
                         f"{path_of(samples, at)}: reading and decoding it has taken {patience:g} seconds and goes on; "
@@ -71,7 +85,7 @@ class Task(Generic[Made]):
         if isinstance(reason, AlexNetError):
             raise reason
         if isinstance(reason, MemoryError):
-            raise DataError(
+            raise AlexNetError(
                 f"{path_of(samples, self.at)}: out of memory while it was decoded; lower --workers or --batch-size"
             ) from reason
         raise DataError(
@@ -121,7 +135,7 @@ def in_turn(
 ) -> Generator[Made, None, None]:
     """Yields what `make` returns for each of `ranges` of rows, in their order, made by threads a little ahead.
 
-    DataError: a thread failed, or has been at one picture for `patience` seconds.
+    Errors are those of `Task.result`.
     """
     waiting: deque[Task[Made]] = deque()
     pool = Threads(threads)

@@ -10,9 +10,9 @@ import torch
 from ..data.loader import BadImages
 from ..data.samples import Samples
 from ..data.sources import open_data, open_held_out
+from ..data.threads import workers_of
 from ..errors import DataError, NumbersError, UsageError
 from ..network.kernels import unmeasured
-from ..ranks import workers_of
 from ..weights.run import Loaded, open_run
 from .backends import CHECKED, Backend, backend_of, some
 from .score import Answers, Score, answer, average, score

@@ -39,8 +39,15 @@ class Journal:
         self.metrics = run.metrics.open("ab", buffering=0)
         self.unwritten = b""  # whole lines that found no room
         self.bad_path = run.folder / BAD_IMAGES
-        self.bad = set(self.bad_path.read_text("utf-8").splitlines()) if self.bad_path.exists() else set()
-        self.board: Board | None = Board(run.folder / TENSORBOARD, step=step)
+        known = self.bad_path.read_text("utf-8", "replace") if self.bad_path.exists() else ""
+        self.bad = set(known.splitlines())
+        self.board: Board | None = None
+        try:
+            self.board = Board(run.folder / TENSORBOARD, step=step)
+        except OSError as reason:
+            console.print(
+                f"{run.folder / TENSORBOARD}: cannot be written ({reason.strerror}); TensorBoard gets nothing"
+            )
         self.bar = Progress(
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
@@ -57,6 +64,11 @@ class Journal:
 
     def __exit__(self, *reason: object) -> None:
         self.bar.stop()
+        if self.unwritten:
+            self.log(b"")
+        if self.unwritten:
+            lost = self.unwritten.count(b"\n")
+            self.console.print(f"{self.run.metrics}: {lost} lines could not be written, and are lost")
         self.metrics.close()
         if self.board is not None:
             self.board.close()

@@ -1,9 +1,9 @@
 """The loop: samples to updates to records. A generator; whoever consumes the records draws, logs and reports."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..data.order import balanced, nth
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
 from ..data.stats import Stats
-from ..errors import DataError, NumbersError, Stopped, WeightsError
+from ..errors import AlexNetError, DataError, NumbersError, Stopped, WeightsError
 from ..evaluation.score import answer, score, write_predictions
 from ..network.build import AlexNet, Draw
 from ..ranks import cores
@@ -67,6 +67,36 @@ class State:
     metrics_bytes: int = 0
     rollbacks: int = 0  # how often numbers that were none have been answered with half the rate
 
+    @classmethod
+    def of(cls, values: dict[str, Any], where: str) -> "State":
+        """From state.json, which anyone may have written. WeightsError: fields or values that a run does not write."""
+        if set(values) != set(cls.__dataclass_fields__):
+            raise WeightsError(f"{where}: its fields are not those of this program")
+        for name, value in values.items():
+            if not (
+                _reached(value) if name in ("best", "last") else _like(value, cls.__dataclass_fields__[name].default)
+            ):
+                raise WeightsError(f"{where}: {name}: not what a run writes there")
+        return cls(**values)
+
+
+def _like(value: Any, default: Any) -> bool:
+    """Whether a value of state.json is of its field's kind: a flag, a count, or a finite number."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, int):
+        return type(value) is int and value >= 0
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _reached(value: Any) -> bool:
+    """Whether a value of state.json says what a validation gave, or that there was none."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not {"step", "top1", "top5"} <= set(value) or not _like(value["step"], 0):
+        return False
+    return all(one is None or _like(one, 0.0) for name, one in value.items() if name != "step")
+
 
 @dataclass
 class Job:
@@ -91,8 +121,11 @@ class Job:
     bad_images: BadImages = "error"
     balance: bool = False
     save_every: int = 1000
+    going_on: str = "run it again to go on"  # what a person does after a signal
     deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
     saves_failed: int = 0  # in a row
+    best_saved: Record | None = None  # the best whose checkpoint stands
+    rows: NDArray[np.int64] | None = None  # of the last update's batch
     state: State = field(default_factory=State)
 
     @cached_property
@@ -277,9 +310,11 @@ def run(job: Job) -> Iterator[Record]:
             asked = time.monotonic()
             try:
                 batch = next(made)
-            except DataError:
-                if state.step > saved_at:
-                    yield from save_now(job)
+            except Stopped:
+                yield from save_now(job)
+                raise stopped(job, f"at step {state.step} of {job.steps}") from None
+            except AlexNetError:
+                yield from save_before_end(job, since=saved_at)
                 raise
             got = time.monotonic()
             for row, reason in batch.bad:
@@ -294,10 +329,11 @@ def run(job: Job) -> Iterator[Record]:
             look = number % LAYERS_EVERY == 0 and len(labels) > 0
             before = {n: p.detach().clone() for n, p in job.model.named_parameters()} if look else {}
             if len(labels):
+                job.rows = batch.rows
                 loss, correct = step(job, images, labels, number=number, lr=lr)
                 value = float(loss)
                 if not math.isfinite(value):
-                    raise not_finite(job, f"the loss is {value}", step=number + 1, lr=lr, batch=batch)
+                    raise not_finite(job, f"the loss is {value}", step=number + 1, lr=lr)
                 state.loss_sum += value
                 state.correct += int(correct)
                 state.seen += len(labels)
@@ -306,7 +342,7 @@ def run(job: Job) -> Iterator[Record]:
             state.lr = lr
             clock()
             if look:
-                yield {**place(job), "split": "layers", **layers(job, batch, images, before)}
+                yield {**place(job), "split": "layers", **layers(job, images, before)}
                 del before
             if state.step % RECORD_EVERY == 0 or state.step == job.steps:
                 if state.seen:
@@ -337,7 +373,7 @@ def run(job: Job) -> Iterator[Record]:
             if stop.requested():
                 yield {"say": f"stopping: saving step {state.step}"}
                 yield from save_now(job)
-                raise Stopped(f"{job.run.folder}: stopped at step {state.step} of {job.steps}; run it again to go on")
+                raise stopped(job, f"at step {state.step} of {job.steps}")
             if time.monotonic() > job.deadline:
                 yield from save_now(job)
                 yield {"say": f"stopped by the clock at step {state.step} of {job.steps}", "stopped": "max-time"}
@@ -377,17 +413,16 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
             )
         except Stopped:
             yield from save_now(job)
-            raise Stopped(
-                f"{job.run.folder}: stopped in the validation of step {state.step}; run it again to go on"
-            ) from None
-        except DataError:
-            yield from save_now(job)
+            raise stopped(job, f"in the validation of step {state.step}") from None
+        except AlexNetError:
+            yield from save_before_end(job)
             raise
         result = score(answers)
         for row, reason in answers.bad.items():
             yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
         if not math.isfinite(result.loss):
             raise not_finite(job, f"the validation loss is {result.loss}", step=state.step, lr=state.lr)
+        yield from settled(job)  # the best so far is then one that stands
         clock()
         record = {
             **place(job),
@@ -399,10 +434,8 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
             "bad_images": result.bad_images,
         }
         state.last = {"step": state.step, "top1": result.top1, "top5": result.top5, "loss": result.loss}
-        best = state.best
-        improved = best is None or result.top1 > best["top1"]
-        # of as many right answers the surer ones; a best from before its loss was kept stays
-        better = improved or (result.top1 == best["top1"] and result.loss < best.get("loss", -math.inf))
+        improved = state.best is None or result.top1 > state.best["top1"]
+        better = is_better(state.last, state.best)
         state.waited = 0 if improved else state.waited + 1
         if better:
             state.best = dict(state.last)
@@ -426,29 +459,49 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
     yield from save(job, best=better)
 
 
+def is_better(last: Record, best: Record | None) -> bool:
+    """Whether a validation found more right answers, or as many and surer ones, than the best before it."""
+    if best is None or last["top1"] != best["top1"]:
+        return best is None or last["top1"] > best["top1"]
+    return last["loss"] < best.get("loss", -math.inf)  # a best from before its loss was kept stays
+
+
+def stopped(job: Job, where: str) -> Stopped:
+    """The end that a signal asked for, its state saved."""
+    return Stopped(f"{job.run.folder}: stopped {where}; {job.going_on}")
+
+
 def save(job: Job, *, best: bool = False) -> Iterator[Record]:
     """Gives the state of this step to the store, which writes it beside the steps that follow; `best`: and names it so.
 
-    NumbersError: a weight is not finite, and nothing is written.
+    NumbersError: a weight, or a value of the optimizer, is not finite, and nothing is written.
     """
     state, run = job.state, job.run
-    for name, weight in job.model.state_dict().items():
-        if not all(math.isfinite(bound) for bound in torch.stack(weight.aminmax()).tolist()):
+    weights, moments = job.model.state_dict(), checkpoint.optimizer_tensors(job.rule)
+    for name, value in (*weights.items(), *((f"the optimizer's {name}", value) for name, value in moments.items())):
+        if not all(math.isfinite(bound) for bound in torch.stack(value.aminmax()).tolist()):
             raise not_finite(job, f"{name} is not finite", step=state.step, lr=state.lr)
     yield from settled(job)
     if run.metrics.exists():
         files.sync(run.metrics)
         state.metrics_bytes = run.metrics.stat().st_size
-    job.store.save(Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), asdict(state)), best=best)
+    job.store.save(Checkpoint(weights, moments, asdict(state)), best=best)
 
 
 def settled(job: Job) -> Iterator[Record]:
-    """Says what became of the last save, where that was not said; the third failed one in a row is a WeightsError."""
+    """Says what became of the last save, where that was not said; the third failed one in a row is a WeightsError.
+
+    A best that could not be saved is none: the one before it stands.
+    """
     try:
-        if job.store.settle():
-            job.saves_failed = 0
+        said = job.store.settle()
+        if said is not None:
+            job.saves_failed, job.best_saved = 0, job.state.best
+        if said:
+            yield {"say": said}
     except WeightsError as reason:
         job.saves_failed += 1
+        job.state.best = job.best_saved
         if job.saves_failed == SAVES_FAILED:
             raise WeightsError(f"{reason}; {SAVES_FAILED} saves in a row have failed: the run ends") from None
         yield {"say": f"{reason}; the run goes on ({job.saves_failed} of {SAVES_FAILED} failed saves that end it)"}
@@ -456,16 +509,40 @@ def settled(job: Job) -> Iterator[Record]:
 
 def saved(job: Job) -> Iterator[Record]:
     """Waits until the last save stands; at the end of a run one that failed is a WeightsError."""
+    yield from settled(job)
+    state = job.state
     if job.saves_failed:
-        best = job.state.best
-        yield from save(job, best=best is None or best["step"] == job.state.step)
-    job.store.settle()
+        judged = state.last is not None and state.last["top1"] is not None
+        if judged and is_better(state.last, state.best):
+            state.best = dict(state.last)
+        yield from save_now(job, best=not judged or state.best["step"] == state.step)
 
 
-def save_now(job: Job) -> Iterator[Record]:
+def save_now(job: Job, *, best: bool = False) -> Iterator[Record]:
     """Saves the state of this step, and waits until it stands; a WeightsError where it cannot."""
-    yield from save(job)
-    job.store.settle()
+    yield from save(job, best=best)
+    if said := job.store.settle():
+        yield {"say": said}
+    job.saves_failed, job.best_saved = 0, job.state.best
+
+
+def last_word(job: Job) -> Iterator[Record]:
+    """Says what became of the save under way where something else ends the run."""
+    try:
+        yield from settled(job)
+    except WeightsError as reason:
+        yield {"say": str(reason)}
+
+
+def save_before_end(job: Job, *, since: int = -1) -> Iterator[Record]:
+    """Saves the state of this step where it is later than `since`, for something else ends the run: a save that fails
+    is said, and no more.
+    """
+    try:
+        if job.state.step > since:
+            yield from save_now(job)
+    except WeightsError as reason:
+        yield {"say": str(reason)}
 
 
 def kept_beside(job: Job, name: str, write: Callable[[], None]) -> Iterator[Record]:
@@ -500,6 +577,7 @@ def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
     best = job.store.checkpoints / checkpoint.name(state.best["step"]) if state.best else path
     if not best.exists():  # someone has taken it away
         state.best, best = state.last, path
+    job.best_saved = state.best
     job.store.point("last", path)
     job.store.point("best", best)
     if job.run.metrics.exists():
@@ -514,9 +592,9 @@ def load_into(job: Job, path: Path) -> State:
     values = {name: value for name, value in kept.state.items() if name not in ("schema", "alexnet")}
     if kept.state["schema"] == 1:
         values.setdefault("rollbacks", 0)
-    if set(values) != set(State.__dataclass_fields__):
-        raise WeightsError(f"{path / 'state.json'}: its fields are not those of this program")
-    state = State(**values)
+    state = State.of(values, str(path / "state.json"))
+    if checkpoint.name(state.step, judged=not state.validation_due) != path.name:
+        raise WeightsError(f"{path / 'state.json'}: is of step {state.step}, which its folder's name is not")
     fit(job.model, kept.model, str(path))
     # before the momentum is put back: it belongs to this rate already
     set_rate(job.rule, state.lr, velocity_holds_rate=False)
@@ -526,16 +604,17 @@ def load_into(job: Job, path: Path) -> State:
 
 def roll_back(job: Job) -> str | None:
     """Goes back to the newest whole checkpoint, from there on with half the rate; None: that was done often enough."""
-    with suppress(WeightsError):  # it failed: an older one stands
-        job.store.settle()
     done = job.state.rollbacks
-    if done == ROLLBACKS or resume(job) is None:
-        return None
+    try:
+        if done == ROLLBACKS or resume(job) is None:
+            return None
+    except OSError as reason:
+        raise WeightsError(f"{job.run.folder}: cannot go back to its last state ({reason.strerror})") from None
     job.state.rollbacks = done + 1
     return f"back to step {job.state.step}, and from there on with half the rate ({done + 1} of {ROLLBACKS} times)"
 
 
-def layers(job: Job, batch: Batch, images: torch.Tensor, before: dict[str, torch.Tensor]) -> Record:
+def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> Record:
     """Norms a layer: of the weights' gradients, of activations (root mean square), and update / weight."""
     gradients: dict[str, float] = {}
     updates: dict[str, float] = {}
@@ -555,18 +634,18 @@ def layers(job: Job, batch: Batch, images: torch.Tensor, before: dict[str, torch
         for layer, value in values.items():
             if not math.isfinite(value):
                 found_at = f"{what} of {layer} is {value}"
-                raise not_finite(job, found_at, step=job.state.step, lr=job.state.lr, batch=batch)
+                raise not_finite(job, found_at, step=job.state.step, lr=job.state.lr)
     return found
 
 
-def not_finite(job: Job, what: str, *, step: int, lr: float, batch: Batch | None = None) -> NumbersError:
-    """The error of a number that is none, which names the batch's pictures; what is saved stays as it is."""
+def not_finite(job: Job, what: str, *, step: int, lr: float) -> NumbersError:
+    """The error of a number that is none, which names the pictures of its step; what is saved stays as it is."""
     kept = next(reversed(checkpoint.found(job.store.checkpoints)), None)
     advice = f"{kept} is as it was; another --run with" if kept else "nothing was saved; try"
     text = f"step {step}: {what} at lr {lr:g}"
-    if batch is not None:
-        names = [shown(str(job.train.path(int(row)))) for row in batch.rows]
-        text += f", in a batch of {len(names)} pictures ({', '.join(names[:NAMED])}{', …' if names[NAMED:] else ''}"
+    if job.rows is not None:
+        names = [shown(str(job.train.path(int(row)))) for row in job.rows]
+        text += f"; its batch of {len(names)} pictures ({', '.join(names[:NAMED])}{', …' if names[NAMED:] else ''}"
         path = job.run.folder / NOT_FINITE
         try:
             files.write_json(path, {"step": step, "lr": lr, "what": what, "pictures": names})

@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import json
 import math
+import os
 import resource
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from ..data.loader import BadImages, batches
 from ..data.preprocess import MEAN_FILE, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
+from ..data.threads import workers_of
 from ..errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, UsageError, out_of_memory
 from ..evaluation.score import answer
 from ..network.build import AlexNet, build
@@ -35,7 +37,7 @@ from ..network.capture import WARM
 from ..network.cost import cost
 from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor, workers_of
+from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
 from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
@@ -300,6 +302,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         bad_images=asked.bad_images,
         balance=asked.balance,
         save_every=asked.save_every,
+        going_on="run it again, without --resume, to go on" if asked.resume else Job.going_on,
     )
     job.steps = asked.max_steps or chosen.epochs * job.epoch_steps
     if job.steps > MOST_STEPS:
@@ -457,7 +460,9 @@ def measured_pace(job: Job) -> Pace:
     begin = time.monotonic()
     state = Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), {"step": 0})
     folder = job.run.folder.absolute()
-    with TemporaryDirectory(prefix=".warm-up-", dir=next(p for p in (folder, *folder.parents) if p.is_dir())) as trial:
+    with TemporaryDirectory(
+        prefix=".warm-up-", suffix=".tmp", dir=next(p for p in (folder, *folder.parents) if p.is_dir())
+    ) as trial:
         store = Store(Path(trial))
         store.save(state)
         store.settle()
@@ -545,7 +550,7 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
     except (MemoryError, RuntimeError) as reason:
         if not out_of_memory(reason):
             raise
-        size, parts = asked.batch_size or recipe(asked.recipe).batch_size, asked.accumulate
+        size, parts = resolve(asked)[0].batch_size, asked.accumulate
         raise AlexNetError(
             f"out of memory with batches of {size}: --batch-size {max(1, size // 2)} takes less, and so does "
             f"--accumulate {2 * parts}, which computes the same; what was saved stands"
@@ -553,6 +558,20 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
+    try:
+        finished = _begun(asked, job, run, record, console)
+    except OSError as reason:  # no room, before the first step
+        where = os.fsdecode(reason.filename) if reason.filename else run.folder
+        raise UsageError(f"{where}: cannot be read or written ({reason.strerror})") from None
+    if asked.max_time is not None:
+        job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
+    return document(job, "done" if finished else _consumed(asked, job, console))
+
+
+def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> bool:
+    """Puts the job where it begins or goes on, and its files in order; whether it is finished already."""
+    for folder in (run.folder, run.folder / loop.PREDICTIONS):
+        files.sweep(folder)
     begun = run.begun()
     if begun != record["begun"]:
         raise UsageError(f"{run.folder}: another process has trained here since this one began; start it again")
@@ -564,10 +583,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         if asked.max_time is not None:
             job.steps = measured_steps(job, asked.max_time, console)
             record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}
-        try:
-            begin_run(job, run, record)
-        except OSError as reason:
-            raise UsageError(f"{run.folder}: cannot be written ({reason.strerror})") from None
+        begin_run(job, run, record)
     notes = loop.resume(job, exact=exact) if begun else None
     for note in notes or ():
         console.print(note)
@@ -594,10 +610,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
             f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
             f"{job.device.type}, {torch.get_num_threads()} threads",
         )
-    if asked.max_time is not None:
-        job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
-    stopped = "done" if finished else _consumed(asked, job, console)
-    return document(job, stopped)
+    return finished
 
 
 def _consumed(asked: Asked, job: Job, console: Console) -> str:
@@ -617,11 +630,14 @@ def _consumed(asked: Asked, job: Job, console: Console) -> str:
                     if item.get("split") == "val":
                         journal.kernels(job.model)
                 return stopped
-            except Stopped as reason:
-                reason.result = document(job, "signal")
-                raise
-            except NumbersError as reason:
-                back = loop.roll_back(job) if asked.on_nan == "rollback" else None
+            except AlexNetError as reason:
+                for item in loop.last_word(job):
+                    journal.write(item)
+                if isinstance(reason, Stopped):
+                    reason.result = document(job, "signal")
+                if not isinstance(reason, NumbersError) or asked.on_nan != "rollback":
+                    raise
+                back = loop.roll_back(job)
                 if back is None:
                     raise
                 console.print(f"{reason}\n{back}")

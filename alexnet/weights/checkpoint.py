@@ -24,7 +24,7 @@ import torch
 
 from .. import files
 from ..errors import DataError, WeightsError
-from .tensors import read_tensors
+from .tensors import TYPES, read_tensors
 
 SCHEMA = 2  # 1 had no `rollbacks` in its state; it is read too
 KEEP = 2
@@ -32,8 +32,7 @@ ROOM = 1.2  # times its size must be free before a checkpoint is begun
 NAME = re.compile(r"step-(\d{8})(-unjudged)?")
 PARTS = ("model.safetensors", "optimizer.safetensors", "state.json")
 POINTERS = ("best", "last")
-# safetensors' names of the types that a network, its counters and an optimizer have
-TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
+NAMES = {kind: called for called, kind in TYPES.items()}  # safetensors'
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Store:
         self.keep = keep
         self._staged: dict[str, torch.Tensor] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: Future[str] | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
         """Takes a copy of the tensors and returns; the copy is written meanwhile, once the save before is through.
@@ -140,12 +139,13 @@ class Store:
         """Whether a save is under way."""
         return self._writing is not None and not self._writing.done()
 
-    def settle(self) -> bool:
-        """Waits for the save that is under way; whether there was one. A WeightsError where it failed."""
+    def settle(self) -> str | None:
+        """Waits for the save that is under way -> what should be known of it, mostly nothing; None: there was none.
+
+        A WeightsError where it failed.
+        """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-        return writing is not None
+        return None if writing is None else writing.result()
 
     def close(self) -> None:
         """Waits for the save that is under way, however it ends, and for its thread."""
@@ -180,7 +180,7 @@ class Store:
         """Lets the run's file `last` or `best` name a checkpoint that stands."""
         files.write(self.folder / which, path.name + "\n")
 
-    def _write(self, checkpoint: Checkpoint, best: bool) -> None:
+    def _write(self, checkpoint: Checkpoint, best: bool) -> str:
         path = self.checkpoints / name(
             checkpoint.state["step"], judged=not checkpoint.state.get("validation_due", False)
         )
@@ -196,8 +196,9 @@ class Store:
             raise WeightsError(f"{path}: could not be saved ({reason.strerror}); {needs}") from None
         try:
             self._prune()
-        except OSError as reason:
-            raise WeightsError(f"{path}: saved, but older ones cannot be removed ({reason.strerror})") from None
+        except (OSError, WeightsError) as reason:
+            return f"{path}: saved; older ones cannot be removed ({reason})"
+        return ""
 
     def _whole(self, path: Path) -> bool:
         """Whether this step is saved already: by a run that was taken up and stopped again before the next."""
@@ -280,7 +281,7 @@ def _safetensors(tensors: dict[str, torch.Tensor]) -> Iterator[memoryview]:
     end = 0
     for key, tensor in ordered:
         begin, end = end, end + tensor.nbytes
-        header[key] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[key] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     yield memoryview(len(text).to_bytes(8, "little") + text)
@@ -309,7 +310,11 @@ def verify(folder: Path) -> None:
         said = said if isinstance(said, dict) else {}
         if not path.is_file():
             raise WeightsError(f"{path}: missing")
-        if path.stat().st_size != said.get("bytes") or files.sha256(path) != said.get("sha256"):
+        try:
+            same = path.stat().st_size == said.get("bytes") and files.sha256(path) == said.get("sha256")
+        except OSError as reason:
+            raise WeightsError(f"{path}: cannot be read ({reason.strerror})") from None
+        if not same:
             raise WeightsError(f"{path}: changed or damaged since it was written (its manifest says otherwise)")
 
 
@@ -321,7 +326,10 @@ def load(folder: Path, *, training: bool = True) -> Checkpoint:
 
 def read(folder: Path, *, training: bool = True) -> Checkpoint:
     """What `load` gives of a checkpoint that is verified already."""
-    state = files.read_json(folder / "state.json")
+    try:
+        state = files.read_json(folder / "state.json")
+    except DataError as reason:
+        raise WeightsError(str(reason)) from None
     if not isinstance(state, dict):
         raise WeightsError(f"{folder / 'state.json'}: expected a JSON object")
     schema, by = state.get("schema"), state.get("alexnet")

@@ -21,6 +21,8 @@ from .recognise import Kind, kind_of, read_model
 from .torchvision import VARIANT as PUBLISHED
 from .torchvision import published
 
+PROBE = 4096  # bytes: a full disk takes an empty file
+MOST_THREADS = 1024
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
 
 
@@ -75,7 +77,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / ".probe"
-            files.write(probe, b"")
+            files.write(probe, bytes(PROBE))
             probe.unlink()
         except OSError as reason:
             raise UsageError(f"{self.folder}: cannot be written ({reason.strerror})") from None
@@ -120,8 +122,8 @@ class Run:
     def threads(self) -> int:
         """How many threads computed."""
         threads = self.json("environment.json").get("threads")
-        if type(threads) is not int or threads < 1:
-            raise UsageError(f"{self.folder / 'environment.json'}: threads: expected a number, 1 or more")
+        if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+            raise UsageError(f"{self.folder / 'environment.json'}: threads: expected a number, 1 to {MOST_THREADS}")
         return threads
 
     def pointer(self, name: str) -> Path | None:
@@ -206,8 +208,14 @@ def _from_run(run: Run, folder: Path) -> Loaded:
         raise UsageError(
             f"{run.folder / 'recipe.json'}: variant {name!r}, dropout {dropout!r}: expected a name, a share"
         )
+    tensors = checkpoint.load(folder, training=False).model
+    rows = len(tensors["fc8.bias"]) if "fc8.bias" in tensors else 0
+    if rows != len(classes):  # seen before a network of so many is built
+        raise WeightsError(
+            f"{folder}: fc8 has {rows} outputs, and {run.folder / 'classes.json'} {len(classes)} classes"
+        )
     model = build(name, classes=len(classes), seed=0, dropout=dropout)
-    fit(model, checkpoint.load(folder, training=False).model, str(folder))
+    fit(model, tensors, str(folder))
     return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.data())
 
 

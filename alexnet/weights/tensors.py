@@ -15,8 +15,9 @@ from ..errors import WeightsError
 MOST_HEADER_BYTES = 1_000_000
 MOST_TENSORS = 64  # the largest of ours: Adam's three for each of `bn`'s 18 parameters, 54; a model has 16, `bn` 42
 MOST_AXES = 8
-BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8,
-         "I64": 8, "F64": 8}  # fmt: skip
+TYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
+         "F16": torch.float16, "BF16": torch.bfloat16, "U32": torch.uint32, "I32": torch.int32, "F32": torch.float32,
+         "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64}  # fmt: skip
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -87,7 +88,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(name: str, said: Any, where: str) -> _Entry:
     """What the header says of a tensor, whose bytes are as many as its shape needs."""
     try:
-        size, shape, (begin, end) = BYTES[said["dtype"]], said["shape"], said["data_offsets"]
+        size, shape, (begin, end) = TYPES[said["dtype"]].itemsize, said["shape"], said["data_offsets"]
         numbers = [*shape, begin, end]
     except (KeyError, TypeError, ValueError):
         raise _unreadable(where, f"{shown(name)}: no dtype, shape and place of a tensor") from None

@@ -1,21 +1,16 @@
 """What was measured is kept as it was said, and shown the same each time."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "record.py"
+from tests.bench import script
 
 
 @pytest.fixture(scope="module")
 def record():
-    spec = importlib.util.spec_from_file_location("record", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("record")
 
 
 @pytest.fixture
@@ -133,7 +128,7 @@ def test_every_bench_is_run_and_kept(record, root, monkeypatch, capsys):
 
 
 def test_the_page_here_has_its_marks(record):
-    page = (SCRIPT.parents[1] / record.PAGE).read_text()
+    page = (record.ROOT / record.PAGE).read_text()
     assert page.count(record.BEGIN) == page.count(record.END) == 1
     shown = page.partition(record.BEGIN)[2].partition(record.END)[0]
-    assert shown.strip() == record.table(record.read(SCRIPT.parents[1] / record.RESULTS)).strip()
+    assert shown.strip() == record.table(record.read(record.ROOT / record.RESULTS)).strip()

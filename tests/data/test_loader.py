@@ -27,7 +27,7 @@ from alexnet.data.samples import Samples
 from alexnet.data.sources import open_data, open_source
 from alexnet.data.stats import measure
 from alexnet.data.threads import in_turn
-from alexnet.errors import BadImage, DataError, UsageError
+from alexnet.errors import AlexNetError, BadImage, DataError, UsageError
 
 from .ilsvrc import miniature
 
@@ -254,23 +254,24 @@ def test_a_bad_image_leaves_no_thread_either(folder):
     assert not decoders()
 
 
-def ends(running, path, monkeypatch) -> str:
+def ends(running, path, monkeypatch, *, code: int = 3) -> str:
     """What a road says that ends because of the picture at `path`."""
     monkeypatch.setattr(threads, "FAREWELL", 0.2)
     begin = time.monotonic()
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(AlexNetError) as caught:
         list(running)
+    assert caught.value.code == code
     assert time.monotonic() - begin < 5 and str(caught.value).startswith(f"{path}: ")
     return str(caught.value)
 
 
 @pytest.mark.parametrize("road", ["batches", "in_turn"])
-@pytest.mark.parametrize(("reason", "words"), [
-    (ZeroDivisionError("by zero"), "a fault of this program (ZeroDivisionError: by zero)"),
-    (MemoryError(), "out of memory while it was decoded; lower --workers"),
-    (StopIteration(), "a fault of this program (StopIteration"),
+@pytest.mark.parametrize(("reason", "code", "words"), [
+    (ZeroDivisionError("by zero"), 3, "a fault of this program (ZeroDivisionError: by zero)"),
+    (MemoryError(), 1, "out of memory while it was decoded; lower --workers"),
+    (StopIteration(), 3, "a fault of this program (StopIteration"),
 ])  # fmt: skip
-def test_a_thread_that_fails_names_its_picture(folder, monkeypatch, road, reason, words):
+def test_a_thread_that_fails_names_its_picture(folder, monkeypatch, road, reason, code, words):
     samples = open_source(folder)
 
     def broken(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
@@ -286,11 +287,11 @@ def test_a_thread_that_fails_names_its_picture(folder, monkeypatch, road, reason
         if road == "batches"
         else in_turn(some, [range(2), range(2, 5), range(5, 7)], samples, threads=2)
     )
-    assert words in ends(running, samples.path(3), monkeypatch)
+    assert words in ends(running, samples.path(3), monkeypatch, code=code)
     assert not decoders()
 
 
-@pytest.mark.parametrize("road", ["batches", "in_turn"])
+@pytest.mark.parametrize("road", ["batches", "batches of no thread", "in_turn"])
 def test_a_thread_that_hangs_is_given_up_and_names_its_picture(folder, monkeypatch, road):
     samples, go_on = open_source(folder), threading.Event()
 
@@ -303,8 +304,15 @@ def test_a_thread_that_hangs_is_given_up_and_names_its_picture(folder, monkeypat
         return [stuck(b"", row, 0, 0) for row in rows]
 
     running = (
-        batches(samples, places([[0, 1], [2, 3, 4], [5, 6]]), stuck, side=STORED, threads=2, patience=0.5)
-        if road == "batches"
+        batches(
+            samples,
+            places([[0, 1], [2, 3, 4], [5, 6]]),
+            stuck,
+            side=STORED,
+            threads=0 if "no" in road else 2,
+            patience=0.5,
+        )
+        if "batches" in road
         else in_turn(some, [range(2), range(2, 5), range(5, 7)], samples, threads=2, patience=0.5)
     )
     assert "has taken 0.5 seconds and goes on" in ends(running, samples.path(3), monkeypatch)

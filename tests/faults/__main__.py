@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults import Row, doctor, fuzz, kills, machine, saves, signals, soak, space
+from tests.faults import Row, doctor, fuzz, kills, machine, saves, signals, soak, space, strangers
+from tests.strangers import PTH
 
 Trial = Callable[[Path], Iterable[Row]]
 TRIALS: dict[str, Trial] = {
@@ -20,6 +21,7 @@ TRIALS: dict[str, Trial] = {
     "store": lambda source: machine.store(2000),
     "images": lambda source: fuzz.images(100_000, 0),
     "containers": lambda source: fuzz.containers(10_000, 0),
+    "strangers": lambda source: [*strangers.pytorch_files(len(PTH), 0), *strangers.model_files(10_000, 0)],
     "doctor": lambda source: doctor.million(1_000_000, 0),
     "stall": lambda source: soak.stall(20),
     "space": space.space,

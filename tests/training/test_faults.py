@@ -1,23 +1,30 @@
 """What a run meets and outlives: numbers that are none, settings that changed, disks that are full, memory that ends."""
 
-import hashlib
 import json
 import math
+import os
+import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from alexnet import files
-from alexnet.errors import AlexNetError, NumbersError, UsageError, WeightsError
+from alexnet import files, stop
+from alexnet.data.samples import Samples
+from alexnet.errors import AlexNetError, NumbersError, Stopped, UsageError, WeightsError
 from alexnet.network.kernels import PLAIN
 from alexnet.training import loop, start
 from alexnet.training.journal import Journal
+from alexnet.weights.checkpoint import Store
 from alexnet.weights.run import Run
+from tests.checkpoints import forge
 from tests.pictures import write_folder
 from tests.training.test_train import asked, digest, lines, quiet
 
@@ -53,7 +60,7 @@ def test_a_loss_that_is_none_names_the_step_the_rate_and_the_pictures(pictures, 
     batch = next(loop.order(job, 5, 6))
     assert said["pictures"] == [str(job.train.path(int(row))) for row in batch.rows] and said["step"] == 6
     message = str(caught.value)
-    assert message.startswith(f"step 6: the loss is nan at lr {said['lr']:g}, in a batch of 12 pictures (")
+    assert message.startswith(f"step 6: the loss is nan at lr {said['lr']:g}; its batch of 12 pictures (")
     assert all(name in message for name in said["pictures"][:3]) and said["pictures"][3] not in message
     assert "step-00000004 is as it was" in message and str(run / "not_finite.json") in message
 
@@ -239,14 +246,225 @@ def test_a_state_of_the_schema_before_is_read(pictures, tmp_path):
     (path,) = (run / "checkpoints").iterdir()
     state = json.loads((path / "state.json").read_text())
     del state["rollbacks"], state["alexnet"]
-    content = json.dumps({**state, "schema": 1}).encode()
-    (path / "state.json").write_bytes(content)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    forge(path, {**state, "schema": 1})
     result = start.train(asked(pictures, run, epochs=2), quiet())
     assert result["last"]["step"] == 8
     assert digest(run)["model.safetensors"] == digest(tmp_path / "whole")["model.safetensors"]
+
+
+FORGED = {"step": ["4", -1, True], "validation_due": [1], "best": [7, {"step": 4}, {"step": [], "top1": 0.5, "top5": 0.5},
+          {"step": 4, "top1": "0.5", "top5": 0.5}], "lr": ["0.1", None, 10**400, math.nan], "seconds": [[1.0]],
+          "rollbacks": [0.5], "drops": [{}]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_value_of_another_kind_is_taken_for_a_state(name):
+    good = asdict(loop.State())
+    assert loop.State.of(good, "x") == loop.State()
+    for value in FORGED[name]:
+        with pytest.raises(WeightsError, match=f"^x: {name}: not what a run writes there$"):
+            loop.State.of({**good, name: value}, "x")
+    with pytest.raises(WeightsError, match="^x: its fields are not those"):
+        loop.State.of({key: value for key, value in good.items() if key != name}, "x")
+
+
+def test_a_forged_state_is_said_in_a_line(pictures, tmp_path, once):
+    run = shutil.copytree(once, tmp_path / "run")
+    path = run / "checkpoints" / "step-00000004"
+    state = json.loads((path / "state.json").read_text())
+    for wrong in ({**state, "step": 3}, {**state, "seen": "many"}, math.nan):  # what Python writes of that is no JSON
+        forge(path, wrong)
+        with pytest.raises(WeightsError) as caught:
+            start.train(asked(pictures, run, epochs=2), quiet())
+        assert caught.value.code == 4 and str(caught.value).startswith(f"{path / 'state.json'}: ")
+
+
+@pytest.fixture(scope="module")
+def once(pictures, tmp_path_factory) -> Path:
+    """A run of one epoch, four steps."""
+    run = tmp_path_factory.mktemp("once") / "run"
+    start.train(asked(pictures, run, epochs=1), quiet())
+    return run
+
+
+def failing(monkeypatch, *steps: int, times: int = 1) -> None:
+    """A disk that has no room for the checkpoints of these steps, so many times each."""
+    ordinary, left = Store._write_new, dict.fromkeys(steps, times)
+
+    def write_new(store, path, checkpoint):
+        step = checkpoint.state["step"]
+        if left.get(step, 0):
+            left[step] -= 1
+            raise OSError(28, "No space left on device")
+        ordinary(store, path, checkpoint)
+
+    monkeypatch.setattr(Store, "_write_new", write_new)
+
+
+def judged(monkeypatch, *right: int) -> None:
+    """Validations that find so many right, in turn."""
+    ordinary, given = loop.score, iter(right)
+    monkeypatch.setattr(loop, "score", lambda answers: replace(ordinary(answers), correct1=next(given)))
+
+
+def state_of(path: Path) -> dict:
+    return json.loads((path / "state.json").read_text())
+
+
+def test_a_best_that_could_not_be_saved_is_none(pictures, tmp_path, monkeypatch):
+    run, console = tmp_path / "run", quiet()
+    judged(monkeypatch, 4, 9, 5, 3)
+    failing(monkeypatch, 8)
+    result = start.train(asked(pictures, run, epochs=4, **EVERY), console)
+    assert "step-00000008: could not be saved (No space left on device)" in console.file.getvalue()
+    assert result["best"]["step"] == 12 and result["best"]["top1"] == 5 / 12
+    assert (run / "best").read_text().strip() == "step-00000012" and (
+        run / "last"
+    ).read_text().strip() == "step-00000016"
+    assert state_of(run / "checkpoints" / "step-00000016")["best"]["step"] == 12
+
+
+def test_the_last_state_is_tried_again_and_is_the_best_if_it_was(pictures, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    judged(monkeypatch, 4, 9)
+    failing(monkeypatch, 8)
+    result = start.train(asked(pictures, run, epochs=2, **EVERY), quiet())
+    assert result["best"]["step"] == 8 and (run / "best").read_text().strip() == "step-00000008"
+    assert state_of(run / "checkpoints" / "step-00000008")["best"]["top1"] == 9 / 12
+
+
+def test_a_failed_save_is_said_though_something_else_ends_the_run(pictures, tmp_path, monkeypatch):
+    console = quiet()
+    failing(monkeypatch, 5, times=2)
+    once_not_a_number(monkeypatch, 5)
+    with pytest.raises(NumbersError):
+        start.train(asked(pictures, tmp_path / "run", save_every=5, set=("validate_epochs=9",)), console)
+    assert "step-00000005: could not be saved (No space left on device)" in console.file.getvalue()
+
+
+def test_a_save_that_cannot_remove_older_ones_stands(pictures, tmp_path, monkeypatch):
+    console = quiet()
+
+    def cannot(store):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Store, "_prune", cannot)
+    start.train(asked(pictures, tmp_path / "run", **EVERY), console)
+    said = console.file.getvalue()
+    assert said.count("saved; older ones cannot be removed ([Errno 5] Input/output error)") == 3
+
+
+def test_an_optimizer_that_is_no_number_is_not_saved(pictures, tmp_path, monkeypatch):
+    run, ordinary = tmp_path / "run", loop.step
+
+    def step(job, *given, number, lr):
+        made = ordinary(job, *given, number=number, lr=lr)
+        if number == 7:
+            job.rule.state[job.model.get_parameter("fc8.bias")]["momentum_buffer"][0] = math.inf
+        return made
+
+    monkeypatch.setattr(loop, "step", step)
+    with pytest.raises(
+        NumbersError, match=r"step 8: the optimizer's .*momentum_buffer is not finite at lr .*12 pictures"
+    ):
+        start.train(asked(pictures, run, **EVERY), quiet())
+    assert (run / "last").read_text().strip() == "step-00000004"
+
+
+def test_a_state_that_cannot_be_read_is_passed_over(pictures, tmp_path, once, monkeypatch):
+    run, ordinary = shutil.copytree(once, tmp_path / "run"), files.sha256
+    start.train(asked(pictures, run, epochs=2), quiet())
+
+    def worn(path, **more):
+        if path.parent.name == "step-00000008":
+            raise OSError(5, "Input/output error", str(path))
+        return ordinary(path, **more)
+
+    monkeypatch.setattr(files, "sha256", worn)
+    found, broken = Store(run).newest()
+    assert found == run / "checkpoints" / "step-00000004"
+    assert [str(reason) for reason in broken] == [
+        f"{run / 'checkpoints' / 'step-00000008' / 'model.safetensors'}: cannot be read (Input/output error)"
+    ]
+
+
+def test_what_ended_processes_left_is_swept_up(pictures, tmp_path, once):
+    run = shutil.copytree(once, tmp_path / "run")
+    (run / ".last.4711.tmp").write_text("step")
+    (run / "predictions" / ".val.parquet.4711.tmp").write_text("PAR1")
+    (run / ".warm-up-abc.tmp" / "checkpoints").mkdir(parents=True)
+    start.train(asked(pictures, run, epochs=2), quiet())
+    assert not [path for path in run.rglob(".*") if path.name.endswith(".tmp")]
+
+
+def test_half_a_character_in_the_list_of_bad_pictures_stops_nothing(pictures, tmp_path, once):
+    run = shutil.copytree(once, tmp_path / "run")
+    (run / "bad_images.jsonl").write_bytes('{"path": "é"}\n{"path": "é'.encode()[:-1])
+    assert start.train(asked(pictures, run, epochs=2), quiet())["last"]["step"] == 8
+
+
+def test_a_signal_after_resume_exact_says_how_to_go_on(pictures, tmp_path, once, monkeypatch):
+    run = shutil.copytree(once, tmp_path / "run")
+    monkeypatch.setattr(stop, "requested", lambda: True)
+    with pytest.raises(Stopped, match="stopped at step 5 of 8; run it again, without --resume, to go on"):
+        start.train(asked(pictures, run, epochs=2, resume=("exact", str(run / "last"))), quiet())
+    with pytest.raises(Stopped, match="stopped at step 6 of 8; run it again to go on"):
+        start.train(asked(pictures, run, epochs=2), quiet())
+
+
+def test_a_signal_is_heeded_while_a_picture_hangs(pictures, tmp_path, once, monkeypatch):
+    run, read, go_on = shutil.copytree(once, tmp_path / "run"), Samples.read, threading.Event()
+    begun: list[float] = []
+
+    def hangs(samples, row):
+        if not begun:
+            begun.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+            go_on.wait(60)
+        return read(samples, row)
+
+    monkeypatch.setattr(Samples, "read", hangs)
+    with pytest.raises(Stopped, match="stopped at step 4 of 8; run it again to go on"):
+        start.train(asked(pictures, run, epochs=2), quiet())
+    passed = time.monotonic() - begun[0]
+    go_on.set()
+    assert passed < 30, "not the patience of 120 s"
+    monkeypatch.undo()
+    assert start.train(asked(pictures, run, epochs=2), quiet())["last"]["step"] == 8
+
+
+def test_no_room_at_the_start_is_said_before_the_first_step(pictures, tmp_path, once, monkeypatch):
+    run = shutil.copytree(once, tmp_path / "run")
+
+    def full(path, pieces):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write_new", full)
+    with pytest.raises(UsageError, match=r"run: cannot be written \(No space left on device\)"):
+        start.train(asked(pictures, run, epochs=2), quiet())
+    monkeypatch.setattr(Run, "create", lambda run: None)
+    with pytest.raises(UsageError, match=r"cannot be read or written \(No space left on device\)"):
+        start.train(asked(pictures, run, epochs=2), quiet())
+
+
+def test_lines_of_the_log_that_never_found_room_are_counted(tmp_path):
+    run, console = Run(tmp_path), quiet()
+
+    class Full:
+        def __init__(self, file) -> None:
+            self.file = file
+
+        def write(self, content):
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    with Journal(run, step=0, steps=3, console=console) as journal:
+        journal.metrics = Full(journal.metrics)
+        for step in (1, 2):
+            journal.write({"step": step, "epoch": 0.0, "split": "layers"})
+    assert "metrics.jsonl: 2 lines could not be written, and are lost" in console.file.getvalue()
 
 
 def test_more_are_kept_where_asked(pictures, tmp_path):
