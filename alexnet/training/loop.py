@@ -512,10 +512,10 @@ def saved(job: Job) -> Iterator[Record]:
     yield from settled(job)
     state = job.state
     if job.saves_failed:
-        judged = state.last is not None and state.last["top1"] is not None
-        if judged and is_better(state.last, state.best):
-            state.best = dict(state.last)
-        yield from save_now(job, best=not judged or state.best["step"] == state.step)
+        last, best = state.last, job.val is None
+        if not best and last is not None and is_better(last, state.best):
+            state.best, best = dict(last), True
+        yield from save_now(job, best=best)
 
 
 def save_now(job: Job, *, best: bool = False) -> Iterator[Record]:
