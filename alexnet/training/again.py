@@ -55,7 +55,8 @@ def differences(
     before = run.classes().to_json()
     if before != classes:
         found.append(Difference("classes", _classes(before), _classes(classes)))
-    if run.data()["fingerprint"] != record["fingerprint"]:
+    known = run.data()
+    if known is not None and known["fingerprint"] != record["fingerprint"]:
         found.append(Difference("data", "the pictures it was begun with", "other pictures"))
     torch.set_num_threads(run.threads())
     path = str(run.folder / "environment.json")

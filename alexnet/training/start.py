@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from .. import files, stop
 from ..data.cache import cache_folder
 from ..data.classes import Classes
 from ..data.loader import BadImages, batches
-from ..data.preprocess import MEAN_FILE, to_json
+from ..data.preprocess import MEAN_FILE, Preprocess, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
 from ..data.threads import workers_of
@@ -204,6 +205,22 @@ OWN = ("accumulate", "seed", "balance", "val_fraction", "bad_images", "workers",
        "weights", "max_time")  # fmt: skip
 
 
+def resolved(
+    asked: Asked, chosen: Recipe, origin: dict[str, str], *, workers: int, precision: str, steps: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """recipe.json: each value of a training, and where it comes from."""
+    values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
+    for key in OWN:
+        value = workers if key == "workers" else getattr(asked, key)
+        given_by = "default" if getattr(asked, key) == getattr(Asked, key) else f"--{key.replace('_', '-')}"
+        values[key] = {"value": value, "origin": given_by}
+    values["precision"] = {"value": precision, "origin": "default" if asked.precision == "auto" else "--precision"}
+    values["steps"] = steps
+    return {
+        k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()
+    }
+
+
 def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     """A job ready to run, its folder created or taken up again; raises UsageError before anything is computed."""
     chosen, origin = resolve(asked)
@@ -249,7 +266,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         chosen = from_weights(chosen, origin, weights=source, name=given.model.variant.name)
     run = run or run_named(f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
     again = run.begun()
-    names = run.data()["split"].get("val_names") if again else None
+    known = run.data() if again else None
+    names = known["split"].get("val_names") if known else None
     data = open_data(asked.data, val=asked.val, val_fraction=asked.val_fraction, seed=asked.seed, val_names=names)
     threads = asked.workers if asked.workers is not None else min(8, cores())
     chosen = replace(chosen, freeze=tuple(layer_name(layer, variant(chosen.variant)) for layer in chosen.freeze))
@@ -271,16 +289,6 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     for part in (data.train, data.val):
         if part is not None:
             part.check_shaping(preprocess)
-
-    values = {key: {"value": value, "origin": origin[key]} for key, value in asdict(chosen).items()}
-    for key in OWN:
-        value = threads if key == "workers" else getattr(asked, key)
-        given_by = "default" if getattr(asked, key) == getattr(Asked, key) else f"--{key.replace('_', '-')}"
-        values[key] = {"value": value, "origin": given_by}
-    values["precision"] = {"value": precision, "origin": "default" if asked.precision == "auto" else "--precision"}
-    values = {
-        k: {**v, "value": list(v["value"]) if isinstance(v["value"], tuple) else v["value"]} for k, v in values.items()
-    }
 
     job = Job(
         run=run,
@@ -307,8 +315,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     job.steps = asked.max_steps or chosen.epochs * job.epoch_steps
     if job.steps > MOST_STEPS:
         raise UsageError(f"{'--max-steps' if asked.max_steps else 'epochs'}: {job.steps} updates; at most {MOST_STEPS}")
-    values["steps"] = {"value": job.steps, "origin": "--max-steps" if asked.max_steps else origin["epochs"]}
-
+    steps = {"value": job.steps, "origin": "--max-steps" if asked.max_steps else origin["epochs"]}
+    values = resolved(asked, chosen, origin, workers=threads, precision=precision, steps=steps)
     record = {
         "source": data.source,
         "split": data.split,
@@ -508,7 +516,7 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
     return estimate
 
 
-def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
+def begin_run(run: Run, record: dict[str, Any], preprocess: Preprocess, mean: NDArray[np.float32] | None) -> None:
     """Writes what is fixed at the start, recipe.json last; what an earlier start left that saved nothing goes."""
     if run.exists():
         for path in (run.metrics, *(run.folder / name for name in (loop.KERNELS, loop.NOT_FINITE, BAD_IMAGES))):
@@ -518,11 +526,11 @@ def begin_run(job: Job, run: Run, record: dict[str, Any]) -> None:
                 shutil.rmtree(path)
     files.write_json(run.folder / "classes.json", record["classes"])
     files.write_json(run.folder / "data.json", record["data"])
-    files.write_json(run.folder / "preprocess.json", to_json(job.preprocess))
-    if job.preprocess.mean == MEAN_FILE:
-        assert job.mean is not None
-        files.write_array(run.folder / MEAN_FILE, job.mean)
-    files.write_json(run.folder / "environment.json", environment(job.device, job.threads, job.model.kernels))
+    files.write_json(run.folder / "preprocess.json", to_json(preprocess))
+    if preprocess.mean == MEAN_FILE:
+        assert mean is not None
+        files.write_array(run.folder / MEAN_FILE, mean)
+    files.write_json(run.folder / "environment.json", record["environment"])
     files.write_json(run.folder / "recipe.json", record["recipe"])
 
 
@@ -583,7 +591,8 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         if asked.max_time is not None:
             job.steps = measured_steps(job, asked.max_time, console)
             record["recipe"]["steps"] = {"value": job.steps, "origin": "--max-time"}
-        begin_run(job, run, record)
+        record["environment"] = environment(job.device, job.threads, job.model.kernels)
+        begin_run(run, record, job.preprocess, job.mean)
     notes = loop.resume(job, exact=exact) if begun else None
     for note in notes or ():
         console.print(note)

@@ -13,7 +13,7 @@ class Foreign:
     """`tensors` by our names and in our order: convolutions (out, in / groups, k, k), fully connected layers (out, in)
     with `in` as (C, y, x), biases (out,); for the channels of `preprocess`.
 
-    `sources`: of each tensor what it is called there, and what was done to it ("fc1/Variable: rows y, x, c to c, y, x").
+    `sources`: of each tensor what it is called there, and what was done to it ("fc1/Variable: y, x, c to c, y, x").
     `likely`: the variant that this world means, where several have these shapes. `preprocess`: the fields of
     data.preprocess.Preprocess that its world says otherwise than the variant; `mean`: its mean image, float32
     (S, S, 3) in 0..255. `moments`: the optimizer's tensors, by its own name for them and the parameter's; after `step`

@@ -101,9 +101,11 @@ class Run:
                 raise UsageError(f"{self.folder / 'recipe.json'}: names no {name}")
         return value
 
-    def data(self) -> dict[str, Any]:
-        """Where the pictures came from: {"source", "split", "fingerprint", …}."""
+    def data(self) -> dict[str, Any] | None:
+        """Where the pictures came from: {"source", "split", "fingerprint", …}; None: nobody knows (it was imported)."""
         value, path = self.json("data.json"), self.folder / "data.json"
+        if not value:
+            return None
         for name, kind in (
             ("source", str),
             ("split", dict),
