@@ -59,14 +59,14 @@ class Checkpoints(RuleBasedStateMachine):
     def disk(self, steps: int, at: int) -> None:
         """A save for which there is no room from some operation on; the process goes on."""
         self.step += steps
-        failed = False
+        said: str | None = None
         with ending(at, full) as done:
             try:
                 self.store.save(state_of(self.step), best=True)
-                self.store.settle()
-            except checkpoint.WeightsError:
-                failed = True
-        assert failed or len(done) <= at or "unlink" in done[at:] or "rmdir" in done[at:]
+                said = self.store.settle()
+            except checkpoint.WeightsError as reason:
+                said = str(reason)
+        assert said or len(done) <= at or "unlink" in done[at:] or "rmdir" in done[at:]
         self.perhaps = self.step
         self.settle_perhaps()
 
