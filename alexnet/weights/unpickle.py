@@ -150,6 +150,8 @@ class _Machine:
 
     def run(self) -> Any:
         """The value that is left when the pickle says stop."""
+        if self.content.startswith(b"PK\x03\x04"):
+            raise _Refused("a zip; unpack the pickle that is in it")
         for count, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(self.content))):
             if count > MOST_OPCODES:
                 raise _Refused(f"more than {MOST_OPCODES} opcodes")

@@ -23,6 +23,13 @@ class Instance:
     state: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class Raw:
+    """Opcodes that leave a value on the stack, put where a value would be."""
+
+    opcodes: bytes
+
+
 RECONSTRUCT, NDARRAY = Class("numpy.core.multiarray", "_reconstruct"), Class("numpy", "ndarray")
 DTYPE = Class("numpy", "dtype")
 
@@ -97,6 +104,8 @@ class _Writer:
                     self.save(key)
                     self.save(one)
                 self.out += b"u"
+            case Raw():
+                self.out += value.opcodes
             case Class():
                 self.out += f"c{value.module}\n{value.name}\n".encode()
                 self.put(value)

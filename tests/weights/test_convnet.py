@@ -1,7 +1,9 @@
 """Checkpoints of the 2012 program, written here as it wrote them, read as one network; against its two towers in NumPy."""
 
 import dataclasses
+import itertools
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from alexnet.network.cost import shapes
 from alexnet.network.variants import CONVNET, Conv, Linear, Pad
 from alexnet.weights import convnet
 from alexnet.weights.convnet import merged, read_convnet, read_convnet_mean
-from tests.weights.python2 import Class, Instance, dumps
+from tests.strangers import CANARY, text
+from tests.weights.python2 import Class, Instance, Raw, dumps
 
 SIDE, CLASSES = 96, 10
 MAPS, HIDDEN = (8, 16, 24, 24, 16), 32  # of one tower
@@ -529,3 +532,98 @@ def test_the_mean_image(tmp_path):
     (tmp_path / "x").write_bytes(dumps([image]))
     with pytest.raises(WeightsError, match="no batches.meta"):
         read_convnet_mean(tmp_path / "x")
+
+
+EVIL = {
+    "a call under a name of theirs": lambda c: b"coptions\nEvil\n(" + text(c) + b"tR",
+    "a call of one of their classes": lambda c: b"coptions\nOption\n(" + text(c) + b"tR",
+    "a call of the system": lambda c: b"cposix\nsystem\n(" + text(c) + b"tR",
+    "a call of a builtin": lambda c: b"c__builtin__\neval\n(" + text(f"__import__('os').system({c!r})") + b"tR",
+    "an instance of the system's": lambda c: b"(cposix\nsystem\n" + text(c) + b"o",
+    "an instance by name": lambda c: b"(" + text(c) + b"iposix\nsystem\n",
+    "a name through theirs": lambda c: b"coptions\nos.system\n(" + text(c) + b"tR",
+    "state that is a call": lambda c: b"(coptions\nOption\no}" + text("x") + b"cposix\nsystem\n(" + text(c) + b"tRsb",
+    "a name of another module": lambda _: b"cutil\nunpickle\n",
+    "a new-style object": lambda _: b"coptions\nOption\n)\x81",
+}
+
+
+def put(layers, where, value):
+    """A checkpoint with a value in one of its places."""
+    op = options()
+    if where == "op":
+        op.state["options"]["gpu"].state["value"] = value
+    else:
+        layers["fc1000"][where] = value
+    return dumps({"model_state": {"layers": layers}, "op": op})
+
+
+@pytest.mark.parametrize("where", ["op", "inputLayers", "weights", "comment"])
+@pytest.mark.parametrize("name", EVIL)
+def test_nothing_runs(tmp_path, narrow, name, where):
+    canary = tmp_path / CANARY
+    (tmp_path / "90.1261").write_bytes(put(net223(), where, Raw(EVIL[name](f"touch {canary}"))))
+    with pytest.raises(WeightsError, match="90.1261: not read: ") as caught:
+        read_convnet(tmp_path / "90.1261")
+    assert caught.value.code == 4 and str(caught.value).isprintable() and not canary.exists()
+    with pytest.raises(WeightsError):
+        read_convnet_mean(tmp_path / "90.1261")
+    assert not canary.exists()
+
+
+def laughs(times):
+    """Lists of ten times the list before, that has gone from the stack."""
+    at = [struct.pack("<I", 900 + n) for n in range(times)]
+    return b"]r" + at[0] + b"".join(b"0](" + (b"j" + a) * 10 + b"er" + b for a, b in itertools.pairwise(at))
+
+
+BOMBS = {"deep": b"]" * 200_000 + b"a" * 199_999, "a deep tuple": b")" + b"\x85" * 200_000, "laughs": laughs(20)}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_is_too_deep_or_too_often(tmp_path, narrow, name):
+    """Refused where it would be looked at; where nothing looks it is dropped."""
+    layers = net223()
+    (tmp_path / "90.1261").write_bytes(put(layers, "comment", Raw(BOMBS[name])))
+    with pytest.raises(WeightsError, match="90.1261: not read: values within values, too deep or too often") as caught:
+        read_convnet(tmp_path / "90.1261")
+    assert caught.value.code == 4
+    for where in ("op", "inputLayers"):
+        (tmp_path / "90.1261").write_bytes(put(net223(), where, Raw(BOMBS[name])))
+        assert read_convnet(tmp_path / "90.1261").likely == "onetower"
+
+
+ODD = [None, True, -1, 0, 1 << 30, float("nan"), "", "conv1a", b"\xff", [], [[]], [0, "x"], {}, {"type": []}, (1, 2),
+       np.zeros((0, 3)), np.zeros(3, np.float32), np.array("x", object), [np.zeros((2, 2), ">f8")], {"name": {}}]  # fmt: skip
+
+
+def test_whatever_stands_in_a_field_is_read_or_refused(tmp_path, narrow):
+    """Seeded: any of a layer's words exchanged for what it cannot be."""
+    draw, refused, reads = np.random.default_rng(7), 0, 0
+    for _ in range(400):
+        layers = net145()
+        layer = layers[str(draw.choice(list(layers)))]
+        layer[str(draw.choice(list(layer)))] = ODD[draw.integers(len(ODD))]
+        try:
+            read_convnet(written(tmp_path / "90.1261", layers))
+            reads += 1
+        except WeightsError as reason:
+            refused += 1
+            assert str(reason).isprintable() and "\n" not in str(reason)
+    assert refused > 100 and reads > 100
+
+
+def test_any_change_is_read_or_refused(tmp_path, narrow):
+    """Seeded: bytes exchanged, cut and doubled."""
+    draw, content, refused = np.random.default_rng(7), checkpoint(net145()), 0
+    for _ in range(100):
+        made = bytearray(content)
+        for at in draw.integers(0, len(made), 4):
+            made[at : at + draw.integers(2)] = made[at : at + draw.integers(30)]
+        (tmp_path / "90.1261").write_bytes(made)
+        try:
+            read_convnet(tmp_path / "90.1261")
+        except WeightsError as reason:
+            refused += 1
+            assert str(reason).isprintable()
+    assert refused > 30
