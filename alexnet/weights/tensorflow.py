@@ -90,13 +90,12 @@ def _foreign(there: dict[str, Stored]) -> Foreign:
     unknown = [name for name in others if there[name].shape and name.rpartition("/")[0] not in names.values()]
     _none(unknown, "not of the article's network")
     maps = _maps(names, there)
-    wrong = [
-        f"{name} is {there[name].shape} and {names[ours]} {there[names[ours]].shape}"
-        for slot in (slots.values() if trained else ())
-        for ours, name in slot.items()
-        if there[name].shape != there[names[ours]].shape
-    ]
-    _none(wrong, "expected one shape")
+    if trained:
+        expected = dict.fromkeys(BETAS, ()) | {
+            name: there[names[ours]].shape for slot in slots.values() for ours, name in slot.items()
+        }
+        wrong = [f"{name} is {there[name].shape}" for name, shape in expected.items() if there[name].shape != shape]
+        _none(wrong, "not the shape of its parameter, or of a number")
 
     def values(theirs: dict[str, str]) -> dict[str, torch.Tensor]:
         return {ours: _permuted(ours, _values(there, name), maps=maps) for ours, name in theirs.items()}
@@ -192,7 +191,7 @@ def _updates(power: float, beta: float) -> NDArray[np.int64]:
     """After which numbers of updates TensorFlow's `power` is this: `beta` at first, multiplied at each, in float32."""
     powers = np.multiply.accumulate(np.full(MOST_UPDATES, beta, np.float32))
     least = np.finfo(np.float32).tiny  # below it TensorFlow has 0
-    return np.flatnonzero(powers < least if power < least else np.abs(powers - power) <= 1e-4 * powers)
+    return np.flatnonzero(powers < least if 0 <= power < least else np.abs(powers - power) <= 1e-4 * powers)
 
 
 def read_stored(path: Path) -> dict[str, Stored]:
@@ -417,10 +416,10 @@ def crc32c(content: bytes | memoryview | NDArray[np.uint8]) -> int:
     A multiple of the polynomial that has few terms moves all but the end of a message onto that end, by XOR alone
     (Russell, Chorba, arXiv 2412.16398); what is left takes a step each byte.
     """
-    left = np.zeros(-(-(len(ONES) + len(content)) // 8) * 8, np.uint8)  # zeros at the front change nothing
-    left[len(left) - len(content) :] = np.frombuffer(content, np.uint8)
-    front = len(left) - len(content)
+    front = len(ONES) + -(len(ONES) + len(content)) % 8  # zeros before ONES change nothing
+    left = np.zeros(front + len(content), np.uint8)
     left[front - len(ONES) : front] = np.frombuffer(ONES, np.uint8)
+    left[front:] = np.frombuffer(content, np.uint8)
     for size in (8, 1):
         words = left.view(f"u{size}")
         end = max(len(words) - STRIDES[-1], 0)

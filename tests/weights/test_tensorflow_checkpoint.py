@@ -17,6 +17,7 @@ from alexnet.network.variants import Pad, variant
 from alexnet.training.loop import loss_of
 from alexnet.training.optim import AdamTF1, optimizer
 from alexnet.training.recipes import RECIPES
+from alexnet.weights.checkpoint import load_optimizer, optimizer_tensors
 from alexnet.weights.tensorflow import BETAS, SCOPED, SLOTS, UNSCOPED, crc32c, masked, read_checkpoint
 from tests.network.test_tensorflow import tensorflow
 
@@ -325,7 +326,8 @@ def nan(tensors):
         (being("conv1/Variable_1", np.zeros((1, 2), np.float32)), "conv1/Variable_1 (conv1.bias) is (1, 2), expected 1 axis"),
         (being("conv4/Variable", np.zeros((1, 1, 0, 2), np.float32)), "conv4/Variable (conv4.weight) is (1, 1, 0, 2), expected 4 axes"),
         (being("fc1/Variable", np.zeros((4, 12), np.float32)), "fc1/Variable (fc6.weight) is (4, 12), expected rows for 3 maps"),
-        (being("fc1/Variable/Adam", np.zeros((4, 12), np.float32)), "fc1/Variable/Adam is (4, 12) and fc1/Variable (12, 4): expected one shape"),
+        (being("fc1/Variable/Adam", np.zeros((4, 12), np.float32)), "fc1/Variable/Adam is (4, 12): not the shape of its parameter, or of a number"),
+        (being("beta1_power", np.zeros(2, np.float32)), "beta1_power is (2,): not the shape of its parameter, or of a number"),
         (being("fc2/Variable", np.zeros((4, 3))), "fc2/Variable is of TensorFlow's type 2, expected 1 (float32)"),
         (nan, "fc1/Variable holds values that are not finite"),
         (lambda tensors: [tensors.pop(name) for name in list(tensors)[:5]], "conv1/Variable, conv1/Variable_1, conv1/Variable/Adam, conv1/Variable_1/Adam and 1 more: missing"),
@@ -370,7 +372,7 @@ def with_entry(**changes):
         (with_entry(begin=10**6), "fc3/Variable_1 lies at bytes 1000000 to 1000008 of model1.ckpt.data-00000-of-00001, expected within"),
         (with_entry(begin=2**64 - 1), "fc3/Variable_1 lies at bytes 18446744073709551615 to"),
         (with_entry(size=2**63), "fc3/Variable_1 lies at bytes 1580 to 9223372036854777388 of"),
-        (with_entry(shape=(3,)), "fc3/Variable_1/Adam is (2,) and fc3/Variable_1 (3,), fc3/Variable_1/Adam_1 is (2,) and fc3/Variable_1 (3,): expected one shape"),
+        (with_entry(shape=(3,)), "fc3/Variable_1/Adam is (2,), fc3/Variable_1/Adam_1 is (2,): not the shape of its parameter, or of a number"),
         (with_entry(size=4), "fc3/Variable_1: its bytes are not those of its checksum"),
         (with_entry(size=0, seal=sealed(b"")), "fc3/Variable_1 is 0 bytes, expected 8 for (2,)"),
         (with_entry(begin=4), "fc3/Variable_1 lies at bytes 4 to 12 of model1.ckpt.data-00000-of-00001, expected within 8 and"),
@@ -591,9 +593,9 @@ def differences(found, theirs, batch, *, table=None):
             rule.state[model.get_parameter(parameter)][name] = value.clone()
     out = {}
 
-    def apart(what, value, expected):
-        largest = np.abs(expected).max()
-        out[what] = np.abs(value - expected).max() / largest if largest else np.abs(value).max()
+    def apart(what, value, expected, but=0):
+        far = np.abs(value - expected).ravel()
+        out[what] = np.partition(far, -1 - but)[-1 - but] / (np.abs(expected).max() or 1)
 
     with torch.no_grad():
         for name, value in model.trace(images, [name[5:] for name in theirs if name.startswith("seen ")]).items():
@@ -604,10 +606,20 @@ def differences(found, theirs, batch, *, table=None):
     apart("loss", loss.detach().numpy(), theirs["loss"])
     for name, parameter in model.named_parameters():
         apart(f"gradient {name}", parameter.grad.numpy(), ours(name, theirs[f"gradient {SCOPED[name]}"]))
-    rule.step()
-    for name, parameter in model.named_parameters():
-        before, after = found.tensors[name].numpy(), ours(name, theirs[f"after {SCOPED[name]}"])
-        apart(f"change {name}", parameter.detach().numpy() - before, after - before)
+    before = {name: value.clone() for name, value in optimizer_tensors(rule).items()}
+    for whose in ("ours", "theirs"):
+        # Adam makes a whole step even of a gradient that is the rounding of a sum, where a weight has seen none before:
+        # of our own gradient, within 1e-6 of TensorFlow's, one weight in 10,000 may come of it; of TensorFlow's, none
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(found.tensors[name])
+            if whose == "theirs":
+                parameter.grad.copy_(torch.from_numpy(ours(name, theirs[f"gradient {SCOPED[name]}"]).copy()))
+        load_optimizer(rule, {name: value.clone() for name, value in before.items()})
+        rule.step()
+        for name, parameter in model.named_parameters():
+            was, after = found.tensors[name].numpy(), ours(name, theirs[f"after {SCOPED[name]}"])
+            but = was.size // 10_000 if whose == "ours" else 0
+            apart(f"change {name} by {whose}", parameter.detach().numpy() - was, after - was, but)
     return out
 
 
@@ -617,24 +629,23 @@ def test_the_articles_training_goes_on_as_tensorflows(trained):
     found = read_checkpoint(path)
     assert found.step == STEPS
     apart = differences(found, theirs, batch)
-    assert len(apart) == 11 + 1 + 16 + 16
-    assert max(apart.values()) < 1e-4, apart
+    assert len(apart) == 11 + 1 + 16 + 2 * 16
+    assert not {what: value for what, value in apart.items() if not value < 1e-4}
     flows = max(np.abs(value).max() for name, value in theirs.items() if name.startswith("gradient"))
     assert flows > 0.01 if rate == 1e-5 else flows == 0
 
-    def mirrored(found):
-        rows = variant("article").layers
-        return replace(variant("article"), layers=(replace(rows[0], pad=Pad(4, 3)), *rows[1:]))
+    first, *rows = variant("article").layers
+    mirrored = replace(variant("article"), layers=(replace(first, pad=Pad(4, 3)), *rows))
 
     def flat(those):  # as if TensorFlow's rows were in our order
         c_y_x = those["fc6.weight"]
         those["fc6.weight"] = c_y_x.reshape(-1, 256, 49).transpose(1, 2).reshape(c_y_x.shape)
 
     if rate == 1e-5:
-        assert differences(found, theirs, batch, table=mirrored(found))["relu1"] > 0.1
+        assert differences(found, theirs, batch, table=mirrored)["relu1"] > 0.1
         flat(found.moments["m"])
-        assert differences(found, theirs, batch)["change fc6.weight"] > 0.1
+        assert differences(found, theirs, batch)["change fc6.weight by ours"] > 0.1
         flat(found.tensors)
         assert differences(found, theirs, batch)["relu6"] > 0.1
         found.moments.clear()
-        assert differences(found, theirs, batch)["change fc7.weight"] > 0.1
+        assert differences(found, theirs, batch)["change fc7.weight by ours"] > 0.1
