@@ -624,6 +624,7 @@ def differences(found, theirs, batch, *, table=None):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2700)  # of TensorFlow, twenty steps and 1.4 GB of files
 def test_the_articles_training_goes_on_as_tensorflows(trained):
     path, theirs, batch, rate = trained
     found = read_checkpoint(path)
