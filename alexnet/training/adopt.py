@@ -46,9 +46,7 @@ def adopt(loaded: Loaded, run: Run) -> None:
             "classes": loaded.classes.to_json(),
             "data": {},
             "environment": environment(CPU, 0, PLAIN),
-            "recipe": resolved(
-                asked, chosen, origin, workers=0, precision=precision_of("auto", CPU), steps=steps
-            ),
+            "recipe": resolved(asked, chosen, origin, workers=0, precision=precision_of("auto", CPU), steps=steps),
         }
         begin_run(run, record, loaded.preprocess, loaded.mean)
         state = State(step=step, lr=chosen.lr)
