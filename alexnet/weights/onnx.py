@@ -333,18 +333,15 @@ def _rows(variant: Variant, classes: int) -> Iterator[tuple[str, Row | None, Sha
 
 
 def _differences(variant: Variant, steps: list[Step], side: tuple[int, ...], classes: int) -> tuple[int, list[str]]:
-    """What is otherwise in a graph than in a variant, in words; and how many rows are left where it begins to be."""
-    found, expected = list[str](), (3, variant.side, variant.side)
-    if len(side) != 3 or any(a not in (0, b) for a, b in zip(side, expected, strict=True)):
-        found.append(f"its pictures are {side}, expected {expected}")
+    """How far a graph is from a variant, beyond the numbers of its rows; and all that is otherwise, in words."""
+    far, found, square = 0, list[str](), (3, variant.side, variant.side)
+    if len(side) != 3 or any(a not in (0, b) for a, b in zip(side, square, strict=True)):
+        far += 1
+        found.append(f"its pictures are {side}, expected {square}")
     rows, states = list(_rows(variant, classes)), shapes(variant, classes)
     kinds, ours = [step.kind for step in steps], [kind for kind, *_ in rows]
-    if kinds != ours:
-        at = next((i for i, (a, b) in enumerate(zip(kinds, ours, strict=False)) if a != b), min(len(kinds), len(ours)))
-        before = next((row.name for _, row, *_ in rows[:at][::-1] if row is not None), "its pictures")
-        there, here = (" ".join(names[at : at + 3]) or "nothing" for names in (kinds, ours))
-        return max(len(kinds), len(ours)) - at, [*found, f"after {before} it has {there}, expected {here}"]
-    for step, (_, row, shape, out) in zip(steps, rows, strict=True):
+    same = next((i for i, (a, b) in enumerate(zip(kinds, ours, strict=False)) if a != b), min(len(kinds), len(ours)))
+    for step, (_, row, shape, out) in zip(steps[:same], rows[:same], strict=True):
         if row is None:
             continue
         there, here = _found(step, shape), _expected(row, out)
@@ -355,7 +352,11 @@ def _differences(variant: Variant, steps: list[Step], side: tuple[int, ...], cla
             for what, value in there.items()
             if _word(value) != _word(here[what])
         ]
-    return 0, found
+    if kinds != ours:
+        before = next((row.name for _, row, *_ in rows[:same][::-1] if row is not None), "its pictures")
+        then, expected = (" ".join(names[same : same + 3]) or "nothing" for names in (kinds, ours))
+        found.insert(0, f"after {before} it has {then}, expected {expected}")
+    return far + max(len(kinds), len(ours)) - same, found
 
 
 def _as_ours(step: Step, part: str, constant: Constant) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 30  # of a file, and of a tensor
 MOST_WORDS = 1 << 22  # bytes of a file that are no values of tensors: nodes, names, metadata
+MOST_FIELDS = 100_000  # of a file: a graph of ours has a thousand
 MOST_NODES = 200  # on the way from the output to the input
 MOST_ALIASES = 4
 
@@ -63,12 +64,12 @@ INSIDE: dict[str, dict[int, str]] = {
 
 
 def weigh(content: bytes) -> None:
-    """ValueError where a file has more than 4 MB beside its tensors' values.
+    """ValueError where a file has more fields, or more beside its tensors' values, than a graph of an AlexNet needs.
 
     Read into objects, such bytes may take fifty times their size: two of them are an empty node.
     """
-    rest, parts = len(content), [(memoryview(content), "model")]
-    spent = 0
+    parts = [(memoryview(content), "model")]
+    spent = count = 0
     while parts:
         part, kind = parts.pop()
         at = 0
@@ -91,8 +92,10 @@ def weigh(content: bytes) -> None:
                 spent += at - begin
             else:
                 raise ValueError(f"a field of wire type {wire}")
-            if spent > MOST_WORDS:
-                raise ValueError(f"more than {MOST_WORDS >> 20} of its {rest >> 20} MB are no values of tensors")
+            count += 1
+            if spent > MOST_WORDS or count > MOST_FIELDS:
+                most = f"{MOST_FIELDS} fields" if count > MOST_FIELDS else f"{MOST_WORDS >> 20} MB"
+                raise ValueError(f"more than {most} that are no values of tensors")
 
 
 def _varint(part: memoryview, at: int) -> tuple[int, int]:
