@@ -293,7 +293,7 @@ def run(job: Job) -> Iterator[Record]:
     )
     resumed_seconds, begin = state.seconds, time.monotonic()
     line, epoch = Spent(), Spent()
-    saved_at = state.step
+    saved_at = first = state.step
 
     def clock() -> None:
         state.seconds = resumed_seconds + time.monotonic() - begin
@@ -340,6 +340,8 @@ def run(job: Job) -> Iterator[Record]:
                 state.images += len(labels)
             state.step += 1
             state.lr = lr
+            if number == first:
+                job.store.make_room(Checkpoint(job.model.state_dict(), checkpoint.optimizer_tensors(job.rule), {}))
             clock()
             if look:
                 yield {**place(job), "split": "layers", **layers(job, images, before)}

@@ -111,6 +111,7 @@ class Store:
         self.keep = keep
         self._staged: dict[str, torch.Tensor] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._room: Future[None] = self._pool.submit(lambda: None)
         self._writing: Future[str] | None = None
 
     def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
@@ -119,6 +120,7 @@ class Store:
         What goes wrong is raised by `settle`, as a WeightsError, and so it is here for the save before.
         """
         self.settle()
+        self._room.result()
         model = {key: self._copy(f"model {key}", value) for key, value in checkpoint.model.items()}
         rule = {key: self._copy(f"rule {key}", value) for key, value in checkpoint.optimizer.items()}
         state = json.dumps(
@@ -126,14 +128,28 @@ class Store:
         )
         self._writing = self._pool.submit(self._write, Checkpoint(model, rule, json.loads(state)), best)
 
+    def make_room(self, checkpoint: Checkpoint) -> None:
+        """Gets the memory for copies of such a state, beside the caller's work: the first save would wait for it."""
+        parts = (("model", checkpoint.model), ("rule", checkpoint.optimizer))
+        wanted = {f"{part} {key}": value for part, tensors in parts for key, value in tensors.items()}
+
+        def get() -> None:
+            for key, value in wanted.items():
+                self._buffer(key, value).zero_()  # the system gives memory at its first use
+
+        self._room = self._pool.submit(get)
+
     def _copy(self, key: str, value: torch.Tensor) -> torch.Tensor:
         """The tensor's values now, contiguous on the processor, in a buffer kept from save to save."""
+        return self._buffer(key, value).copy_(value.detach())
+
+    def _buffer(self, key: str, value: torch.Tensor) -> torch.Tensor:
         buffer = self._staged.get(key)
         if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
             # numpy asks for large pages, which are there sooner: the first save is not to hold the steps up either
             there = torch.from_numpy(np.empty(max(value.nbytes, value.element_size()), np.uint8)).view(value.dtype)
             buffer = self._staged[key] = there[: value.numel()].reshape(value.shape)
-        return buffer.copy_(value.detach())
+        return buffer
 
     def busy(self) -> bool:
         """Whether a save is under way."""

@@ -2,13 +2,14 @@
 
 The weights of the years before safetensors come as pickles of Python 2 and 3. They are not unpickled: the opcodes are
 followed here, of which only those are known that build such values. NumPy's arrays are the one exception, and stand in
-`CALLS`; nothing else is ever looked up by a name that the file gives.
+`CALLS`; nothing else is ever looked up by a name that the file gives. A program's own instances can be stepped over,
+where the reader of its files says by what names: nothing is built for them, and what they hold is dropped.
 """
 
 import math
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,9 @@ from ..data.samples import shown
 from ..errors import WeightsError
 
 MOST_BYTES = 1 << 30  # of a file
-MOST_OPCODES = 1_000_000  # each builds a value of some 60 bytes at the most
+# each builds a value of some 60 bytes at the most; cuda-convnet keeps what every batch came to, in 15 opcodes, and some
+# 120,000 batches are a whole training
+MOST_OPCODES = 3_000_000
 MOST_DEPTH = 32
 MOST_AXES = 8
 NUMBER = re.compile(r"b1|[iu][1248]|f[248]|O8?")  # the types of an array
@@ -65,14 +68,17 @@ GIVEN = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT
 LEFT_OUT = {"PROTO", "FRAME"}
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, *, left_out: Collection[str] = (), stepped_over: Collection[tuple[str, str]] = ()) -> Any:
     """The value of a pickle; text of Python 2 is read as Latin-1.
+
+    What stands under a key in `left_out` is dropped from every dictionary; there, and nowhere else, classes may stand
+    that are in `stepped_over` (module, name), and their old-style instances.
 
     WeightsError, naming what it asks for: anything else than arrays of numbers, numbers, text, bytes, lists, tuples and
     dictionaries; arrays larger together than the file; values within values more than 32 deep, or that come to more
-    than a million however they share; damage.
+    than three million however they share; damage.
     """
-    return _value(_content(path), shown(str(path)))
+    return _value(_content(path), shown(str(path)), left_out, stepped_over)
 
 
 def read_npy(path: Path) -> Any:
@@ -117,9 +123,11 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _value(content: bytes, where: str) -> Any:
+def _value(
+    content: bytes, where: str, left_out: Collection[str] = (), stepped_over: Collection[tuple[str, str]] = ()
+) -> Any:
     try:
-        return _Machine(content).run()
+        return _Machine(content, left_out, stepped_over).run()
     except _Refused as reason:
         raise WeightsError(f"{where}: not read: {shown(str(reason)[:200])}") from None
     except (ValueError, OverflowError) as reason:  # of pickletools: an opcode that is none, or is cut
@@ -129,8 +137,12 @@ def _value(content: bytes, where: str) -> Any:
 class _Machine:
     """Follows a pickle's opcodes: a stack, and a memo of what was built."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(
+        self, content: bytes, left_out: Collection[str] = (), stepped_over: Collection[tuple[str, str]] = ()
+    ) -> None:
         self.content = content
+        self.left_out = left_out
+        self.inert = {_Name(*name) for name in stepped_over}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.left = len(content)  # bytes that arrays may still take: all of them lie in the file
@@ -138,6 +150,8 @@ class _Machine:
 
     def run(self) -> Any:
         """The value that is left when the pickle says stop."""
+        if self.content.startswith(b"PK\x03\x04"):
+            raise _Refused("a zip; unpack the pickle that is in it")
         for count, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(self.content))):
             if count > MOST_OPCODES:
                 raise _Refused(f"more than {MOST_OPCODES} opcodes")
@@ -196,13 +210,18 @@ class _Machine:
             case "MEMOIZE":
                 self.memo[len(self.memo)] = self.top(object)
             case "GLOBAL":
-                self.stack.append(_name(*argument.split(" ", 1)))
+                self.stack.append(self.known(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 last, module = self.pop(), self.pop()
-                self.stack.append(_name(module, last))
+                self.stack.append(self.known(module, last))
             case "REDUCE":
                 arguments, called = self.pop(), self.pop()
                 self.stack.append(self.call(called, arguments))
+            case "OBJ":
+                made = next(iter(self.items()), None)
+                if not isinstance(made, _Name) or made not in self.inert:
+                    raise _Refused("builds an instance of what is no class")
+                self.stack.append(made)
             case "BUILD":
                 state = self.pop()
                 self.build(self.top(object), state)
@@ -247,7 +266,17 @@ class _Machine:
             # the hash of a large integer can be chosen, that of a deep tuple ends the process
             if not isinstance(key, str | bytes) and not (isinstance(key, int) and abs(key) < 1 << 32):
                 raise _Refused(f"a key of type {type(key).__name__}")
-            found[key] = value
+            if key not in self.left_out:
+                found[key] = value
+
+    def known(self, module: Any, name: Any) -> _Name:
+        """One of the names that are known; any other is refused by name."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise _Refused("asks for something by what is no name")
+        found = _Name(module, name)
+        if found != NDARRAY and found not in CALLS and found not in self.inert:
+            raise _Refused(f"asks for {module}.{name}; only arrays, numbers, text, lists and dictionaries are read")
+        return found
 
     def call(self, called: Any, arguments: Any) -> Any:
         """What one of `CALLS` makes of what it takes."""
@@ -263,6 +292,8 @@ class _Machine:
         match made, state:
             case _Type(), (3 | 4, "<" | ">" | "|" | "=" as order, None, None, None, *_):
                 made.order = order
+            case _Name(), _ if made in self.inert:
+                pass
             case np.ndarray(), (1, tuple() as shape, _Type(letter="O"), bool() | int(), list() as objects):
                 if self.size(shape) != len(objects):
                     raise _Refused("an array of objects whose number is another")
@@ -337,16 +368,6 @@ CALLS: dict[_Name, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     _Name("__builtin__", "bytes"): (_Machine.nothing, ()),
     _Name("builtins", "bytes"): (_Machine.nothing, ()),
 }  # fmt: skip
-
-
-def _name(module: Any, name: Any) -> _Name:
-    """One of the names that are known; any other is refused by name."""
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise _Refused("asks for something by what is no name")
-    found = _Name(module, name)
-    if found != NDARRAY and found not in CALLS:
-        raise _Refused(f"asks for {module}.{name}; only arrays, numbers, text, lists and dictionaries are read")
-    return found
 
 
 def _fill(array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, values: object) -> None:

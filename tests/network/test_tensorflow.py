@@ -15,9 +15,11 @@ from alexnet.training.optim import AdamTF1
 pytestmark = pytest.mark.slow
 
 
-def tensorflow(tmp_path: Path, **given: np.ndarray) -> dict[str, np.ndarray]:
+ORACLE = Path(__file__).with_name("tensorflow_oracle.py")
+
+
+def tensorflow(tmp_path: Path, program: Path = ORACLE, **given: np.ndarray) -> dict[str, np.ndarray]:
     np.savez(tmp_path / "in.npz", **given)
-    program = Path(__file__).with_name("tensorflow_oracle.py")
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],

@@ -136,6 +136,19 @@ def test_what_is_saved_is_what_stood_there_at_the_call(tmp_path):
             before = weight.clone(), momentum.clone()
 
 
+def test_the_memory_of_the_first_save_is_got_before_it(tmp_path):
+    state = Checkpoint({"w": torch.ones(3, 4)}, {"0.0.m": torch.ones(5)}, {"step": 1})
+    with closing(Store(tmp_path)) as store:
+        store.make_room(state)
+        store._room.result()
+        room = {key: buffer.data_ptr() for key, buffer in store._staged.items()}
+        assert room.keys() == {"model w", "rule 0.0.m"}
+        store.save(state)
+        assert {key: buffer.data_ptr() for key, buffer in store._staged.items()} == room
+        store.settle()
+    assert torch.equal(checkpoint.load(tmp_path / "checkpoints" / checkpoint.name(1)).model["w"], torch.ones(3, 4))
+
+
 def test_numbers_that_json_cannot_hold_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         put(tmp_path, Checkpoint({}, {}, {"step": 3, "loss": float("nan")}))

@@ -135,6 +135,10 @@ def test_a_damaged_file_of_the_run_is_one_line_that_names_it(run, name, content)
     if content is None and name == "recipe.json":
         pytest.raises(UsageError, open_run, (run / name).unlink() or run)
         return
+    if content == b"{}" and name == "data.json":  # of an imported model nobody knows the pictures
+        (run / name).write_bytes(content)
+        assert open_run(run).data is None
+        return
     (run / name).unlink() if content is None else (run / name).write_bytes(content)
     with pytest.raises(AlexNetError) as caught:
         open_run(run)
@@ -144,7 +148,7 @@ def test_a_damaged_file_of_the_run_is_one_line_that_names_it(run, name, content)
 def test_classes_that_do_not_fit_the_weights(run):
     classes = json.loads((run / "classes.json").read_text())
     (run / "classes.json").write_text(json.dumps([*classes, {"key": "more", "words": "more"}]))
-    with pytest.raises(WeightsError, match=r"fc8\.weight is \(2, 512\), expected \(3, 512\)"):
+    with pytest.raises(WeightsError, match=r"fc8 has 2 outputs, and .*classes\.json 3 classes"):
         open_run(run)
 
 

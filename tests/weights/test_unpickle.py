@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from alexnet.errors import WeightsError
-from alexnet.weights.unpickle import MOST_DEPTH, read_npy, read_pickle
+from alexnet.weights.unpickle import MOST_DEPTH, MOST_OPCODES, read_npy, read_pickle
 from tests.strangers import CANARY, PROTOCOL, number, text
+from tests.weights.python2 import Class, Instance, dumps, npy
 
 
 def written(path, content):
@@ -70,23 +71,76 @@ def test_numpy_1_called_its_core_otherwise(tmp_path):
     assert same(read_pickle(written(tmp_path / "x", content.replace(b"numpy._core", b"numpy.core"))), LAYERS)
 
 
-def python2(array: np.ndarray) -> bytes:
-    """An array as Python 2 pickled it: its bytes are a string."""
-    raw = array.tobytes()
-    head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
-    kind = b"cnumpy\ndtype\n(U\x02" + array.dtype.str[1:].encode() + b"K\x00K\x01tR"
-    kind += b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    shape = b"(" + b"".join(map(number, array.shape)) + b"t"
-    return head + b"(K\x01" + shape + kind + b"\x89T" + struct.pack("<i", len(raw)) + raw + b"tb"
-
-
 def test_python_2(tmp_path):
-    content = PROTOCOL + b"}(U\x05conv1](" + python2(LAYERS["conv1"][0]) + python2(LAYERS["conv1"][1]) + b"eu."
-    theirs = pickle.loads(content, encoding="latin1")
-    read = read_pickle(written(tmp_path / "x", content))
-    assert same(read, theirs) and same(read, {"conv1": LAYERS["conv1"]})
-    latin = b"\x80\x02U\x01\xe9."
-    assert read_pickle(written(tmp_path / "y", latin)) == "é"
+    """An array's bytes are text there, and all text is Latin-1."""
+    read = read_pickle(written(tmp_path / "x", dumps(LAYERS)))
+    assert same(read, pickle.loads(dumps(LAYERS), encoding="latin1")) and same(read, LAYERS)
+    assert read_pickle(written(tmp_path / "y", dumps("é"))) == "é"
+    assert same(read_npy(written(tmp_path / "z.npy", npy(LAYERS))), LAYERS)
+
+
+OPTIONS = [("options", "Option"), ("options", "Parser")]
+OPTION, PARSER = (Class(*name) for name in OPTIONS)
+SHARED = {"weights": np.arange(6, dtype=np.float32).reshape(2, 3), "inputs": []}
+STATE = {
+    "layers": {"a": SHARED, "b": {"weights": np.zeros(2), "inputs": [SHARED, SHARED]}},
+    "op": Instance(PARSER, {"options": [Instance(OPTION, {"parser": PARSER, "value": np.ones(3)})], "self": None}),
+}
+
+
+class Inert:
+    """What Python itself makes of the instances below."""
+
+
+class Reader(pickle.Unpickler):
+    def find_class(self, module, name):
+        return Inert if module == "options" else super().find_class(module, name)
+
+
+def test_instances_are_stepped_over_where_they_are_left_out(tmp_path):
+    content = dumps(STATE)
+    theirs = Reader(io.BytesIO(content), encoding="latin1").load()
+    assert type(theirs.pop("op")) is Inert
+    read = read_pickle(written(tmp_path / "x", content), left_out=["op"], stepped_over=OPTIONS)
+    assert same(read, theirs)
+    read = read_pickle(tmp_path / "x", left_out=["op", "inputs"], stepped_over=OPTIONS)
+    assert same(read, {"layers": {"a": {"weights": SHARED["weights"]}, "b": {"weights": np.zeros(2)}}})
+    for left_out, stepped_over, says in (
+        ([], OPTIONS, "a type where a value should be"),
+        (["op"], [], "asks for options.Parser"),
+        (["op"], OPTIONS[1:], "asks for options.Option"),
+        (["op"], [("option", "s.Option"), ("options", "Parser")], "asks for options.Option"),
+    ):
+        with pytest.raises(WeightsError, match=says):
+            read_pickle(tmp_path / "x", left_out=left_out, stepped_over=stepped_over)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"coptions\nOption\n)R", "calls what is no function"),
+        (b"coptions\nOption\n)\x81", "NEWOBJ"),
+        (b"(ioptions\nOption\n", "INST"),
+        (b"(o", "no class"),
+        (b"(K\x01o", "no class"),
+        (b"(]o", "no class"),
+        (b"(" + dumps(np.zeros(3))[2:-1] + b"o", "no class"),
+        (b"(cnumpy\nndarray\no", "no class"),
+        (b"(c_codecs\nencode\n" + text("x") + text("latin1") + b"o", "no class"),
+        (b"cnumpy\nndarray\n}b", "sets the state of _Name"),
+        (b"(coptions\nOption\no}" + text("f") + b"cposix\nsystem\nsb", "asks for posix.system"),
+        (b"(coptions\nOption\ncposix\nsystem\no", "asks for posix.system"),
+        (b"coptions\nos.system\n", "asks for options.os.system"),
+        (b"coptions\nOption.__init__\n", "asks for options.Option.__init__"),
+    ],
+)
+def test_stepping_over_opens_nothing(tmp_path, content, says):
+    with pytest.raises(WeightsError, match=says):
+        read_pickle(
+            written(tmp_path / "x", PROTOCOL + b"}" + text("op") + content + b"s."),
+            left_out=["op"],
+            stepped_over=OPTIONS,
+        )
 
 
 def test_the_npy_file_of_a_dictionary_of_layers(tmp_path):
@@ -158,7 +212,7 @@ REFUSED = {
     "state of a list": (b"\x80\x02]}b.", "sets the state of list"),
     "an item of no dictionary": (b"\x80\x02]K\x01K\x01s.", "fills list as if it were dict"),
     "an item of no list": (b"\x80\x02}K\x01a.", "fills dict as if it were list"),
-    "items of an array": (PROTOCOL + python2(np.zeros(3)) + b"(K\x01e.", "fills ndarray as if it were list"),
+    "items of an array": (dumps(np.zeros(3))[:-1] + b"(K\x01e.", "fills ndarray as if it were list"),
     "a key without a value": (b"\x80\x02}(K\x01u.", "a key without a value"),
     "a key that is a tuple": (b"\x80\x02})K\x01s.", "a key of type tuple"),
     "a key that is huge": (b"\x80\x02}" + number(2**61) + b"K\x01s.", "a key of type int"),
@@ -167,6 +221,7 @@ REFUSED = {
     "nothing in the memo": (b"\x80\x02h\x05.", "from the memo"),
     "nothing": (b"", "damaged"),
     "no pickle": (b"<html>", "damaged"),
+    "a zip": (b"PK\x03\x04" + bytes(30), "a zip; unpack"),
     "no end": (b"\x80\x02K\x01", "damaged"),
     "text that is cut": (b"\x80\x04\x8d" + b"\xff" * 8, "damaged"),
     "a list in itself": (b"\x80\x02]q\x00h\x00a.", "too deep"),
@@ -176,7 +231,7 @@ REFUSED = {
         PROTOCOL + b"]q\x00" + b"".join(b"](" + b"h%c" % n * 10 + b"eq%c" % (n + 1) for n in range(20)) + b".",
         "too deep or too often",
     ),
-    "more opcodes than are followed": (b"\x80\x02]" + b"Na" * 1_100_000 + b".", "opcodes"),
+    "more opcodes than are followed": (b"\x80\x02]" + b"Na" * (MOST_OPCODES // 2) + b".", "opcodes"),
 }
 
 
