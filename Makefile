@@ -32,11 +32,11 @@ demo: $(VENV)/core
 	@echo '  $(BIN)/alexnet train FOLDER'
 	@echo '  $(BIN)/alexnet info paper --diff torchvision'
 
-# OpenVINO and ONNX Runtime in a process of their own (docs/decisions.md)
-BACKENDS := tests/evaluation/test_backends.py
+# OpenVINO and ONNX Runtime, each file in a process of its own (docs/decisions.md)
+BACKENDS := tests/evaluation/test_backends.py tests/evaluation/test_exported.py
 test: $(VENV)/dev
-	$(BIN)/python -m pytest $(BACKENDS) -q
-	$(BIN)/python -m pytest -m 'not slow' -q --ignore=$(BACKENDS)
+	for file in $(BACKENDS); do $(BIN)/python -m pytest -m 'not slow' $$file -q || exit; done
+	$(BIN)/python -m pytest -m 'not slow' -q $(BACKENDS:%=--ignore=%)
 
 test-slow: $(VENV)/oracles
 	$(BIN)/python -m pytest -m slow -q

@@ -62,6 +62,12 @@ class Normalise:
         gain = np.tile(np.array([preprocess.scale / one for one in preprocess.std], np.float32), s)
         self.means, self.gain = torch.from_numpy(means).to(device), torch.from_numpy(gain).to(device)
 
+    def of_centre(self) -> tuple[Tensor, Tensor]:
+        """What is subtracted from the crop at the centre, (s, s, 3) or (1, s, 3), and its factor (3,)."""
+        s, edge = self.side, (self.stored - self.side) // 2 if self.aligned else 0
+        part = self.means[0, edge : edge + s, 3 * edge : 3 * (edge + s)]
+        return part.reshape(-1, s, 3), self.gain[:3]
+
 
 @dataclass(frozen=True)
 class Cuts:

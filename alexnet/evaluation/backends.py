@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,7 +17,7 @@ from ..errors import AlexNetError, DataError, UsageError
 from ..network.build import AlexNet
 from ..network.packed import packed
 from ..ranks import device_of, multiply_in, precision_of
-from ..weights.onnx import IMAGES, LOGITS, graph, missing
+from ..weights.onnx import IMAGES, LOGITS, graph, missing, quantised
 from ..weights.run import Loaded
 from .score import Network
 
@@ -132,7 +130,7 @@ def backend(
     calibrated = None
     if precision == "int8":
         images, calibrated = calibration()
-        run = _of_bytes(name, quantised(model, images), precision)
+        run = _of_bytes(name, quantised(model, images).SerializeToString(), precision)
     else:
         run = _of(model, name, precision, device)
     seen = pictures().to(device)
@@ -224,47 +222,17 @@ def _onnxruntime(content: bytes) -> Network:
     return run
 
 
-def quantised(model: AlexNet, images: Tensor) -> bytes:
-    """The network's ONNX file with int8 weights, a scale each output, and uint8 activations of the ranges of `images`.
-
-    Convolutions and fully connected layers are computed so; normalizations are not.
-    """
-    try:
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    except ImportError:
-        raise missing("onnxruntime") from None
-    parts = iter(images.contiguous().split(8))
-
-    class Reader(CalibrationDataReader):
-        def get_next(self) -> Any:  # None at the end
-            part = next(parts, None)
-            return None if part is None else {IMAGES: part.numpy()}
-
-    made = graph(model)
-    # otherwise it would hint at a program that finds out shapes and joins batch normalizations
-    made.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    with TemporaryDirectory(prefix="alexnet-int8-") as folder:
-        path = Path(folder) / "int8.onnx"
-        quantize_static(
-            made,
-            path,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Flatten", "Gemm"],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            # without these instructions sums of two products overflow 16 bits
-            reduce_range=not torch.cpu._is_vnni_supported(),
-        )
-        return path.read_bytes()
-
-
 def some(samples: Samples, loaded: Loaded, *, count: int, threads: int, bad_images: BadImages) -> Tensor:
     """The centre views of up to `count` pictures, evenly from the whole table: float (B, 3, side, side).
 
     DataError where none of them can be decoded.
     """
+    pictures = some_stored(samples, loaded, count=count, threads=threads, bad_images=bad_images)
+    return test_views(pictures, Normalise(loaded.preprocess, loaded.mean, torch.device("cpu")), views=1)
+
+
+def some_stored(samples: Samples, loaded: Loaded, *, count: int, threads: int, bad_images: BadImages) -> Tensor:
+    """The same pictures in their stored form: uint8 (B, S, S, 3)."""
     rows = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64))
     (batch,) = batches(
         samples,
@@ -276,7 +244,7 @@ def some(samples: Samples, loaded: Loaded, *, count: int, threads: int, bad_imag
     )
     if not len(batch.rows):
         raise DataError(f"none of {len(rows)} images looked at can be decoded; the first: {batch.bad[0][1]}")
-    return test_views(batch.images, Normalise(loaded.preprocess, loaded.mean, torch.device("cpu")), views=1)
+    return batch.images
 
 
 def own_calibration(loaded: Loaded) -> tuple[Tensor, str] | None:

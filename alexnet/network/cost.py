@@ -71,10 +71,10 @@ def out_shape(row: Row, shape: Shape, classes: int) -> Shape:
     C, H, W = shape
     match row:
         case Conv():
-            H, W = (_windows(n + row.pad.before + row.pad.after, row.kernel, row.stride, ceil=False) for n in (H, W))
+            H, W = (windows(n + row.pad.before + row.pad.after, row.kernel, row.stride, ceil=False) for n in (H, W))
             return row.out, H, W
         case MaxPool():
-            H, W = (_windows(n, row.kernel, row.stride, ceil=row.ceil) for n in (H, W))
+            H, W = (windows(n, row.kernel, row.stride, ceil=row.ceil) for n in (H, W))
             return C, H, W
         case AdaptivePool():
             return C, row.side, row.side
@@ -224,7 +224,7 @@ def _stages(variant: Variant) -> list[tuple[Row, ...]]:
     return [tuple(run) for run in runs]
 
 
-def _windows(n: int, kernel: int, stride: int, *, ceil: bool) -> int:
+def windows(n: int, kernel: int, stride: int, *, ceil: bool) -> int:
     """How many windows lie in n pixels; with `ceil` the last may hang over, if it starts inside."""
     if not ceil:
         return (n - kernel) // stride + 1

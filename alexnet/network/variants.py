@@ -5,8 +5,9 @@ net 145 (github.com/computerhistory/AlexNet-Source-Code at 2f8b81f); [CAFFE] BVL
 at 9b89154); [TV] torchvision (github.com/pytorch/vision at 29032aa, models/alexnet.py); [ARTICLE] the TensorFlow 1
 article, described in docs/article.md; [OWT] the one-tower net of "One weird trick"
 (github.com/akrizhevsky/cuda-convnet2 at 3238bf0); [CVGJ] Simon, Rodner and Denzler 2016
-(github.com/cvjena/cnn-models, AlexNet_cvgj). After SILENT stands what the source does not say, after DEVIATES where
-we differ on purpose; the mark behind the word, if any, says whom we follow instead.
+(github.com/cvjena/cnn-models, AlexNet_cvgj); [ZOO] bvlcalexnet of the ONNX model zoo (github.com/onnx/models), by the
+graph that the onnx package ships (light_bvlc_alexnet.onnx). After SILENT stands what the source does not say, after
+DEVIATES where we differ on purpose; the mark behind the word, if any, says whom we follow instead.
 
 Shapes are (C, H, W). Nothing here imports torch: a table is read without it.
 """
@@ -209,6 +210,7 @@ HS_DROP = "keep .5. DEVIATES: kept values are doubled in training; the program h
 HS_STD = ("DEVIATES std: the program has .01 on unscaled dropout, which is .005 on ours; the gradient doubles with it, "
           "so the same steps would also need lr/4 and weight decay·4 here")  # fmt: skip
 CEIL_PAD = "SILENT pad: [CODE12] counts windows by ceil, the last one hangs over by 3 px right and below"
+ZOO_INIT = "[ZOO]. SILENT initial values: [CAFFE]"
 
 # A table is read by its columns: one row a line, its words below it.
 # fmt: off
@@ -512,6 +514,42 @@ BN = Variant(
     ),
 )
 
+ONNXZOO = Variant(
+    "onnxzoo", side=224, colour="BGR", scale=1.0, mean=(104.0, 117.0, 123.0), mean_crop="centre", std=UNIT,
+    resize="warp",
+    source="[ZOO] bvlc_alexnet's weights in a geometry of their own: 224 px make 54, 26, 12 where [CAFFE] has 55, 27, "
+           "13. SILENT colour, scale, mean and resize: [CAFFE] BGR in 0..255, warped; for the mean image, which no "
+           "such file brings, the three values that caffenet's own files offer instead",
+    layers=(
+        Conv("conv1", 96, 11, stride=4, pad=Pad(0, 0), groups=1, init=Normal(0.01), bias=0.0,
+             mark="[ZOO] no padding at 224 px: 54, where [CAFFE] has 227 px and 55. SILENT initial values: [CAFFE]"),
+        ReLU("relu1", mark="[ZOO]"),
+        LRN("norm1", size=5, k=1.0, alpha=1e-4, beta=0.75, divide=True, towers=1,
+            mark="[ZOO] alpha, divided by size, and k as printed; the window crosses the towers' edge"),
+        MaxPool("pool1", 3, stride=2, ceil=False, mark="[ZOO] no padding: 54 to 26, where ceil would give 27"),
+        Conv("conv2", 256, 5, stride=1, pad=Pad(2, 2), groups=2, init=Normal(0.01), bias=0.1, mark=ZOO_INIT),
+        ReLU("relu2", mark="[ZOO]"),
+        LRN("norm2", size=5, k=1.0, alpha=1e-4, beta=0.75, divide=True, towers=1, mark="[ZOO] as norm1"),
+        MaxPool("pool2", 3, stride=2, ceil=False, mark="[ZOO] no padding: 26 to 12, where ceil would give 13"),
+        Conv("conv3", 384, 3, stride=1, pad=Pad(1, 1), groups=1, init=Normal(0.01), bias=0.0, mark=ZOO_INIT),
+        ReLU("relu3", mark="[ZOO]"),
+        Conv("conv4", 384, 3, stride=1, pad=Pad(1, 1), groups=2, init=Normal(0.01), bias=0.1, mark=ZOO_INIT),
+        ReLU("relu4", mark="[ZOO]"),
+        Conv("conv5", 256, 3, stride=1, pad=Pad(1, 1), groups=2, init=Normal(0.01), bias=0.1, mark=ZOO_INIT),
+        ReLU("relu5", mark="[ZOO]"),
+        MaxPool("pool5", 3, stride=2, ceil=True,
+                mark="[ZOO] a row and a column of padding at the end, pads 0, 0, 1, 1: 12 to 6, which is ceil"),
+        Linear("fc6", 4096, init=Normal(0.005), bias=0.1, mark=ZOO_INIT),
+        ReLU("relu6", mark="[ZOO]"),
+        Dropout("drop6", p=0.5, mark="[ZOO]"),
+        Linear("fc7", 4096, init=Normal(0.005), bias=0.1, mark=ZOO_INIT),
+        ReLU("relu7", mark="[ZOO]"),
+        Dropout("drop7", p=0.5, mark="[ZOO]"),
+        Linear("fc8", None, init=Normal(0.01), bias=0.0,
+               mark=f"{ZOO_INIT}. DEVIATES: logits; the graph gives their softmax"),
+    ),
+)
+
 TINY = Variant(
     "tiny", side=64, colour="RGB", scale=1.0, mean="image", mean_crop="centre", std=UNIT, resize="shorter",
     source="[K12] wired as `paper`, for tests and small machines. "
@@ -550,7 +588,7 @@ TINY = Variant(
 )
 
 VARIANTS: dict[str, Variant] = {
-    v.name: v for v in (ARTICLE, PAPER, CONVNET, CAFFE, CAFFENET, HALF, ONETOWER, TORCHVISION, BN, TINY)
+    v.name: v for v in (ARTICLE, PAPER, CONVNET, CAFFE, CAFFENET, HALF, ONETOWER, TORCHVISION, BN, ONNXZOO, TINY)
 }
 
 # torchvision's `features.N` and `classifier.N`, counted from 0.

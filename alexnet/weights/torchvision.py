@@ -24,6 +24,12 @@ def our_names(theirs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def their_names(ours: Iterable[str]) -> dict[str, str]:
+    """Our name of each tensor of the variant -> torchvision's: `conv1.weight` -> `features.0.weight`."""
+    layers = {ours: theirs for theirs, ours in ALIASES.items() if theirs.startswith(("features.", "classifier."))}
+    return {f"{layer}.{part}": f"{layers[layer]}.{part}" for layer, _, part in (name.partition(".") for name in ours)}
+
+
 def published() -> Path:
     """The file of the weights that torchvision publishes, fetched at first use.
 

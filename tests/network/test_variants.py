@@ -27,6 +27,7 @@ TOTALS = {  # parameters, multiply-adds
     "onetower": (61_100_840, 714_188_480),
     "torchvision": (61_100_840, 714_188_480),
     "bn": (60_965_230, 724_406_816),
+    "onnxzoo": (60_965_224, 654_560_384),
     "tiny": (832_984, 2_285_764),
 }
 
@@ -37,6 +38,7 @@ GEOMETRY = {
     "half": "48×55 48×27 128×27 128×13 192×13 192×13 256×13 256×6 4096 4096",
     "onetower": "64×55 64×27 192×27 192×13 384×13 256×13 256×13 256×6 4096 4096",
     "torchvision": "64×55 64×27 192×27 192×13 384×13 256×13 256×13 256×6 4096 4096",
+    "onnxzoo": "96×54 96×26 256×26 256×12 384×12 384×12 256×12 256×6 4096 4096",
     "tiny": "12×15 12×7 32×7 32×3 48×3 48×3 32×3 32×1 512 512",
 } | dict.fromkeys(
     ("paper", "convnet", "caffe", "caffenet", "bn"),
@@ -58,7 +60,7 @@ ORDER = {
     "drop6 fc6 relu6 drop7 fc7 relu7 fc8",
     "bn": "bn0 conv1 bn1 relu1 pool1 conv2 bn2 relu2 pool2 conv3 bn3 relu3 conv4 bn4 relu4 conv5 bn5 relu5 pool5 "
     "fc6 bn6 relu6 fc7 bn7 relu7 fc8",
-} | dict.fromkeys(("article", "paper", "caffe", "tiny"), f"{RELU_LRN_POOL} {DROP_AFTER}")
+} | dict.fromkeys(("article", "paper", "caffe", "onnxzoo", "tiny"), f"{RELU_LRN_POOL} {DROP_AFTER}")
 
 # Standard deviations and biases of conv1 … fc8; the article's are of the truncated normal, 0.8796 of what it writes.
 INITIAL = {
@@ -71,6 +73,7 @@ INITIAL = {
     "onetower": ([0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.005, 0.005], [0, 1, 0, 1, 1, 1, 1, -7]),
     "torchvision": ([0.0303, 0.0144, 0.0139, 0.0098, 0.0120, 0.0060, 0.0090, 0.0090], None),
     "bn": ([(2 / n) ** 0.5 for n in (363, 1200, 2304, 1728, 1728, 9216, 4096, 4096)], [0] * 8),
+    "onnxzoo": ([0.01] * 5 + [0.005, 0.005, 0.01], [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0]),
     "tiny": ([0.01] * 8, [0, 1, 0, 1, 1, 1, 1, 0]),
 }
 

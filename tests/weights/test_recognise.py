@@ -50,7 +50,7 @@ def test_the_shapes_of_a_variant_are_those_of_its_state(name):
 
 # the variants that a state of each shape may be of
 ALIKE = [
-    {"paper", "convnet", "caffe", "caffenet"},
+    {"paper", "convnet", "caffe", "caffenet", "onnxzoo"},
     {"onetower", "torchvision"},
     {"half"},
     {"article"},

@@ -1,0 +1,329 @@
+"""What an ONNX graph does to its pictures, step by step: read backwards, from the output, by what its nodes do.
+
+What nodes and tensors are called is of no account. Nothing is run, and no other file is opened.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.samples import shown
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto, TensorProto
+
+MOST_BYTES = 1 << 30  # of a file, and of a tensor
+MOST_WORDS = 1 << 22  # bytes of a file that are no values of tensors: nodes, names, metadata
+MOST_FIELDS = 100_000  # of a file: a graph of ours has a thousand
+MOST_NODES = 200  # on the way from the output to the input
+MOST_ALIASES = 4
+
+
+@dataclass
+class Constant:
+    """A tensor of a file before its values are read; `filled`: every value is the one of `proto`."""
+
+    name: str
+    shape: tuple[int, ...]
+    proto: "TensorProto"
+    filled: bool = False
+
+    def values(self) -> NDArray[Any]:
+        """As they are there."""
+        from onnx import numpy_helper
+
+        there = numpy_helper.to_array(self.proto)
+        return np.full(self.shape, there.reshape(-1)[0]) if self.filled else there
+
+
+@dataclass
+class Step:
+    """What some nodes of a graph do: the kind of a row, its numbers, its tensors by our names for them.
+
+    `rows_first`: the weights are (in, out).
+    """
+
+    kind: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Constant] = field(default_factory=dict)
+    rows_first: bool = False
+
+
+# field -> what lies in it, of ONNX's messages; values of tensors are fixed in size, so they take what they hold
+INSIDE: dict[str, dict[int, str]] = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor"},
+    "tensor": {4: "values", 9: "values", 10: "values"},
+}
+
+
+def weigh(content: bytes) -> None:
+    """ValueError where a file has more fields, or more beside its tensors' values, than a graph of an AlexNet needs.
+
+    Read into objects, such bytes may take fifty times their size: two of them are an empty node.
+    """
+    parts = [(memoryview(content), "model")]
+    spent = count = 0
+    while parts:
+        part, kind = parts.pop()
+        at = 0
+        while at < len(part):
+            begin = at
+            tag, at = _varint(part, at)
+            wire, inside = tag & 7, INSIDE[kind].get(tag >> 3)
+            if wire == 2:
+                length, at = _varint(part, at)
+                if length > len(part) - at:
+                    raise ValueError("cut short")
+                if inside is None:
+                    spent += length
+                elif inside != "values":
+                    parts.append((part[at : at + length], inside))
+                spent += at - begin
+                at += length
+            elif wire in (0, 1, 5):
+                at = _varint(part, at)[1] if wire == 0 else at + (8 if wire == 1 else 4)
+                spent += at - begin
+            else:
+                raise ValueError(f"a field of wire type {wire}")
+            count += 1
+            if spent > MOST_WORDS or count > MOST_FIELDS:
+                most = f"{MOST_FIELDS} fields" if count > MOST_FIELDS else f"{MOST_WORDS >> 20} MB"
+                raise ValueError(f"more than {most} that are no values of tensors")
+
+
+def _varint(part: memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(part):
+            raise ValueError("cut short")
+        byte = part[at]
+        value, at = value | (byte & 127) << shift, at + 1
+        if byte < 128:
+            return value, at
+    raise ValueError("a number of more than 10 bytes")
+
+
+class Graph:
+    """A graph, its nodes by what they make, its constants by name. ValueError, in words, for what is no AlexNet's."""
+
+    def __init__(self, graph: "GraphProto") -> None:
+        from onnx import TensorProto
+
+        attributes = [one.t for node in graph.node for one in node.attribute if one.HasField("t")]
+        for tensor in [*graph.initializer, *attributes, *(s.values for s in graph.sparse_initializer)]:
+            if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+                raise ValueError(f"{tensor.name[:40]} is kept in another file (external data), and none is opened")
+        self.graph = graph
+        self.made_by = {name: node for node in graph.node for name in node.output}
+        self.constants = {tensor.name: Constant(tensor.name, _shape(tensor), tensor) for tensor in graph.initializer}
+        inputs = [one for one in graph.input if one.name not in self.constants]
+        if len(inputs) != 1 or len(graph.output) != 1:
+            raise ValueError(f"no AlexNet: {len(inputs)} inputs and {len(graph.output)} outputs, expected one of each")
+        self.input = inputs[0].name
+        kind = inputs[0].type.tensor_type
+        self.pixels = kind.elem_type == TensorProto.UINT8
+        self.shape = tuple(dim.dim_value for dim in kind.shape.dim[1:])  # 0 for what is open
+
+    def steps(self, begin: str) -> list[Step]:
+        """What is done, in order, to what is called `begin`."""
+        found, x = list[Step](), self.graph.output[0].name
+        for _ in range(MOST_NODES):
+            if x == begin:
+                return found[::-1]
+            node = self.made_by.get(x)
+            if node is None:
+                raise ValueError(f"no AlexNet: nothing makes {x[:40]}")
+            step, x = self._step(node, last=not found)
+            if step is not None:
+                found.append(step)
+        raise ValueError(f"no AlexNet: more than {MOST_NODES} nodes from its output to its input")
+
+    def _step(self, node: "NodeProto", *, last: bool) -> tuple[Step | None, str]:
+        """What a node does, None for nothing at test, and what it does it to."""
+        a = _attributes(node)
+        x = node.input[0] if node.input else ""
+        match node.op_type:
+            case "Dropout" | "Identity":
+                return None, x
+            case "Softmax" if last:
+                return None, x
+            case "Relu":
+                return Step("relu"), x
+            case "Flatten" | "Reshape":  # order is kept, and what follows has a matrix of the same size
+                return Step("flatten"), x
+            case "Conv":
+                tensors = self._tensors(node, "weight", "bias")
+                sides, numbers = tensors["weight"].shape[2:], _windowed(a)
+                numbers |= {"kernel": a.get("kernel_shape", list(sides)), "groups": a.get("group", 1)}
+                return Step("conv", numbers, tensors), x
+            case "MaxPool":
+                return Step("max_pool", _windowed(a) | {"ceil": bool(a.get("ceil_mode", 0))}), x
+            case "AveragePool":
+                numbers = _windowed(a)
+                nothing = numbers["kernel"] == numbers["stride"] == [1, 1] and not any(numbers["pads"])
+                return None if nothing else Step("average_pool"), x
+            case "LRN":
+                return Step("lrn", _lrn(a) | {"towers": 1}), x
+            case "Concat":
+                return self._towers(node, a)
+            case "Div":
+                return self._within_map(node)
+            case "BatchNormalization":
+                tensors = self._tensors(node, "weight", "bias", "running_mean", "running_var")
+                return Step("batch_norm", {"eps": a.get("epsilon", 1e-5)}, tensors), x
+            case "Gemm":
+                numbers = {
+                    name: a.get(name, default) for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
+                }
+                return Step("linear", numbers, self._tensors(node, "weight", "bias"), not a.get("transB", 0)), x
+            case "Add":
+                return self._product(node)
+            case "QuantizeLinear" | "DequantizeLinear":
+                raise ValueError("in int8, and read are floating-point weights: take what it was made of")
+            case _:
+                raise ValueError(f"no AlexNet: it has a node of {node.op_type[:40]}")
+
+    def _product(self, node: "NodeProto") -> tuple[Step, str]:
+        """MatMul and Add, a fully connected layer."""
+        for x, bias in (node.input[:2], node.input[1::-1]):
+            product = self.made_by.get(x)
+            constant = self._constant(bias)
+            if constant is not None and product is not None and product.op_type == "MatMul":
+                tensors = {**self._tensors(product, "weight"), "bias": constant}
+                return Step(
+                    "linear", {"alpha": 1.0, "beta": 1.0, "transA": 0}, tensors, rows_first=True
+                ), product.input[0]
+        raise ValueError("no AlexNet: it has a node of Add that is no layer's bias")
+
+    def _towers(self, node: "NodeProto", a: Mapping[str, Any]) -> tuple[Step, str]:
+        """Split, an LRN for each part, Concat."""
+        norms = [self.made_by.get(name) for name in node.input]
+        split = self.made_by.get(norms[0].input[0]) if norms and norms[0] is not None and norms[0].input else None
+        numbers = [_lrn(_attributes(norm)) for norm in norms if norm is not None and norm.op_type == "LRN"]
+        if split is None or split.op_type != "Split" or len(numbers) != len(norms):
+            raise ValueError("no AlexNet: it has a node of Concat that joins no normalized towers")
+        cut = _attributes(split)
+        sizes = list(cut.get("split", []))
+        if len(split.input) > 1:
+            given = self._constant(split.input[1])
+            sizes = given.values().reshape(-1).tolist() if given is not None else sizes
+        parts = [norm.input[0] for norm in norms if norm is not None]
+        alike = len(set(sizes)) <= 1 and all(one == numbers[0] for one in numbers)
+        if parts != list(split.output) or not alike or a.get("axis") != 1 or cut.get("axis", 0) != 1:
+            raise ValueError("no AlexNet: its towers are not equal runs of channels, normalized alike")
+        return Step("lrn", numbers[0] | {"towers": len(norms)}), split.input[0]
+
+    def _within_map(self, node: "NodeProto") -> tuple[Step, str]:
+        """x / (k + alpha * the mean of x² around it)^beta."""
+        (x, at), numbers, pool = node.input, list[float](), node
+        for kind in ("Pow", "Add", "Mul", "AveragePool"):
+            made_by = self.made_by.get(at)
+            if made_by is None or made_by.op_type != kind:
+                raise ValueError("no AlexNet: it has a node of Div that is no normalization's")
+            pool = made_by
+            if kind != "AveragePool":
+                numbers.append(self._scalar(pool.input[1]))
+            at = pool.input[0]
+        square = self.made_by.get(at)
+        a = _attributes(pool)
+        window = _windowed(a)
+        size = window["kernel"][0]
+        if square is None or square.op_type != "Mul" or list(square.input) != [x, x]:
+            raise ValueError("no AlexNet: it has a node of Div that is no normalization's")
+        centred = window["kernel"] == [size] * 2 and window["pads"] == [size // 2] * 4 and window["stride"] == [1, 1]
+        if not centred or a.get("count_include_pad", 0) != 1:
+            raise ValueError("no AlexNet: its normalization within a map has another window than ours")
+        beta, k, alpha = numbers
+        return Step("within_map_lrn", {"size": size, "k": k, "alpha": alpha, "beta": beta}), x
+
+    def _scalar(self, name: str) -> float:
+        constant = self._constant(name)
+        if constant is None or prod(constant.shape) != 1:
+            raise ValueError(f"no AlexNet: {name[:40]} is no number")
+        return float(constant.values().reshape(-1)[0])
+
+    def _tensors(self, node: "NodeProto", *names: str) -> dict[str, Constant]:
+        """The constants that a node has behind its first input."""
+        found = {}
+        for name, called in zip(names, [*node.input[1:], *[""] * len(names)], strict=False):
+            constant = self._constant(called)
+            if constant is None:
+                raise ValueError(f"no AlexNet: {node.name[:40] or node.op_type[:40]} has no constant for its {name}")
+            found[name] = constant
+        return found
+
+    def _constant(self, name: str) -> Constant | None:
+        """What the file itself gives for a name: an initializer, or a node's that needs nothing else."""
+        for _ in range(MOST_ALIASES):  # names for names
+            if name in self.constants:
+                return self.constants[name]
+            node = self.made_by.get(name)
+            if node is None or node.op_type != "Identity":
+                break
+            name = node.input[0]
+        a = _attributes(node) if node is not None else {}
+        if node is not None and node.op_type == "Constant" and "value" in a:
+            return Constant(name, _shape(a["value"]), a["value"])
+        given = self._constant(node.input[0]) if node is not None and node.op_type == "ConstantOfShape" else None
+        if given is None:
+            return None
+        shape = tuple(given.values().reshape(-1).tolist())
+        value = a.get("value")
+        if not 0 < 4 * prod(shape) <= MOST_BYTES or min(shape) < 1:
+            raise ValueError(f"{name[:40]}: a tensor of {shape}")
+        if value is None or prod(_shape(value)) != 1:
+            raise ValueError(f"{name[:40]}: filled with no number")
+        return Constant(name, shape, value, filled=True)
+
+
+def _attributes(node: "NodeProto") -> dict[str, Any]:
+    from onnx.helper import get_attribute_value
+
+    return {one.name: get_attribute_value(one) for one in node.attribute}
+
+
+def _shape(tensor: "TensorProto") -> tuple[int, ...]:
+    """Its shape, whose values it holds, no more and no fewer."""
+    from onnx import TensorProto
+
+    # bytes of each value, and where those are that are no raw bytes
+    kinds = {
+        TensorProto.FLOAT: (4, tensor.float_data),
+        TensorProto.DOUBLE: (8, tensor.double_data),
+        TensorProto.FLOAT16: (2, tensor.int32_data),
+        TensorProto.BFLOAT16: (2, tensor.int32_data),
+        TensorProto.INT64: (8, tensor.int64_data),
+    }
+    shape, name = tuple(tensor.dims), shown(tensor.name[:40])
+    if tensor.data_type not in kinds:
+        raise ValueError(f"{name}: values of ONNX's kind {tensor.data_type}, expected floating point")
+    size, typed = kinds[tensor.data_type]
+    there = len(tensor.raw_data) / size if tensor.HasField("raw_data") else len(typed)
+    if min(shape, default=1) < 0 or there != prod(shape):
+        raise ValueError(f"{name}: {there:g} values for a tensor of {shape}")
+    return shape
+
+
+def _windowed(a: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of windows over a map, what is not said as ONNX has it."""
+    numbers = {
+        "kernel": list(a.get("kernel_shape", [])),
+        "stride": list(a.get("strides", [1, 1])),
+        "dilation": list(a.get("dilations", [1, 1])),
+        "pads": list(a.get("pads", [0, 0, 0, 0])),
+    }
+    if a.get("auto_pad", b"NOTSET") != b"NOTSET" or [len(one) for one in numbers.values()][1:] != [2, 2, 4]:
+        raise ValueError("no AlexNet: its windows have other numbers than a stride of two and pads of four")
+    return numbers
+
+
+def _lrn(a: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size": a.get("size"), "k": a.get("bias", 1.0), "alpha": a.get("alpha", 1e-4), "beta": a.get("beta", 0.75)}
