@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, info, predict, train
+from . import bench, data, exporting, importing, info, predict, train
 from .eval import evaluate
 
 
@@ -36,8 +36,8 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the system's words fo
 app = App(
     name="alexnet",
     help="AlexNet as published: every variant exact, trained on your pictures, judged as the paper did, and used.\n\n"
-    "RUN: a run folder, a checkpoint folder, a model file (.safetensors, .pth), `imagenet`, or a variant's name "
-    "(untrained).\n"
+    "RUN: a run folder, a checkpoint folder, a model file (.safetensors, .pth, .onnx, .caffemodel, ...), `imagenet`, "
+    "or a variant's name (untrained).\n"
     "Start: alexnet train digits",
     # a flag has no --no- twin; choices stand in the descriptions
     default_parameter=Parameter(negative="", show_choices=False, show_default=_shown),
@@ -55,6 +55,8 @@ app.command(predict.predict)
 app.command(info.info)
 app.command(bench.bench)
 app.command(data.app)
+app.command(importing.import_model, name="import")
+app.command(exporting.export_model, name="export")
 
 
 def visible(text: str) -> str:

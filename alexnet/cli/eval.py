@@ -115,6 +115,7 @@ def evaluate(
             console.print(table, soft_wrap=False)
     if save_predictions is not None:  # after the result: what was computed is not lost with a wrong path
         try:
+            save_predictions.parent.mkdir(parents=True, exist_ok=True)
             score.write_predictions(save_predictions, verdict.answers)
         except OSError as reason:
             raise UsageError(f"--save-predictions {save_predictions}: {reason.strerror}") from None

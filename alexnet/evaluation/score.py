@@ -212,5 +212,5 @@ def write_predictions(path: Path, answers: Answers) -> None:
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # and no more: a run folder that is gone is not made again
     files.write(path, sink.getvalue().to_pybytes())

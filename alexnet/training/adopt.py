@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def adopt(loaded: Loaded, run: Run) -> None:
     Its recipe is the first whose variant it is. `train` goes on with it at the step that the file says, on pictures
     that are named then. UsageError: there is a run already, or the folder cannot be written.
     """
-    model, given = loaded.model, loaded.foreign
+    model, given = loaded.model, loaded.given
     moments, step = (given.moments, given.step) if given else ({}, 0)
     name = next((one.name for one in RECIPES.values() if one.variant == model.variant.name), "fast")
     if moments:  # the one program whose optimizer is read trains so
@@ -42,7 +43,7 @@ def adopt(loaded: Loaded, run: Run) -> None:
         if run.exists():
             raise UsageError(f"{run.folder}: there is a run already; name another --run")
         steps = {"value": step, "origin": "import"}
-        record = {
+        record: dict[str, Any] = {
             "classes": loaded.classes.to_json(),
             "data": {},
             "environment": environment(CPU, 0, PLAIN),

@@ -214,20 +214,10 @@ def write_caffe(model: AlexNet, path: Path, *, colour: Colour) -> Path:
     the order of the model's channels; the file's is BGR, as everywhere in Caffe. UsageError: a layer that Caffe has
     not, by name, or a `path` that is no .caffemodel.
     """
-    from google.protobuf import text_format
-
     if path.suffix != ".caffemodel":
         raise UsageError(f"{path}: expected a name that ends in .caffemodel")
-    side, state = model.variant.side, model.state_dict()
-    net = _messages()["NetParameter"](name=model.variant.name)
-    data = net.layer.add(name="data", type="Input", top=["data"])
-    data.input_param.shape.add(dim=[1, 3, side, side])
-    net.layer.extend(layer.said for layer in _layers(model.variant, model.classes))
-    for layer in net.layer:
-        if layer.type == "Pooling":
-            # that it rounds up goes without saying, and OpenCV does not know the word
-            layer.pooling_param.ClearField("round_mode")
-    words = text_format.MessageToString(net)
+    state, net = model.state_dict(), _deployed(model.variant, model.classes)
+    words = prototxt(model.variant, model.classes)
     if colour == "RGB":
         state = other_colour(state)
     for ours, layer in _placed(_Layer(said) for said in net.layer):
@@ -239,6 +229,25 @@ def write_caffe(model: AlexNet, path: Path, *, colour: Colour) -> Path:
     deploy = path.with_suffix(".prototxt")
     files.write(deploy, words)
     return deploy
+
+
+def prototxt(variant: Variant, classes: int) -> str:
+    """The net in words, from `data` to the logits. UsageError: a layer that Caffe has not, by name."""
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(_deployed(variant, classes))
+
+
+def _deployed(variant: Variant, classes: int) -> Any:
+    net = _messages()["NetParameter"](name=variant.name)
+    data = net.layer.add(name="data", type="Input", top=["data"])
+    data.input_param.shape.add(dim=[1, 3, variant.side, variant.side])
+    net.layer.extend(layer.said for layer in _layers(variant, classes))
+    for layer in net.layer:
+        if layer.type == "Pooling":
+            # that it rounds up goes without saying, and OpenCV does not know the word
+            layer.pooling_param.ClearField("round_mode")
+    return net
 
 
 @cache

@@ -38,6 +38,7 @@ SUFFIX: dict[Format, str] = {
     "torchvision": ".safetensors",
 }
 WEIGHTS_ONLY = ("safetensors", "torchvision")
+OF = {"torchvision": VARIANT}  # a format of one variant only
 
 
 def export(
@@ -62,8 +63,8 @@ def export(
         raise UsageError(f"--format {format}: weights alone, so neither --uint8 nor --softmax goes with it")
     if format not in ("onnx", "openvino") and calibration is not None:
         raise UsageError(f"--format {format}: not with --int8; onnx and openvino have it")
-    if format == "torchvision" and loaded.model.variant.name != VARIANT:
-        raise UsageError(f"--format torchvision: {loaded.where} is of variant {loaded.model.variant.name}")
+    if loaded.model.variant.name != OF.get(format, loaded.model.variant.name):
+        raise UsageError(f"--format {format}: {loaded.where} is of variant {loaded.model.variant.name}")
     said = texts(loaded.model.variant, loaded.classes, loaded.preprocess, loaded.mean)
     try:
         match format:
@@ -79,7 +80,7 @@ def export(
                 files.write(path, _program(loaded, said, pixels=pixels, softmax=softmax))
             case _:
                 state = {name: value.contiguous() for name, value in loaded.model.state_dict().items()}
-                names = their_names(state) if format == "torchvision" else {name: name for name in state}
+                names = their_names(state) if format in OF else {name: name for name in state}
                 files.write(path, save({names[name]: value for name, value in state.items()}, said))
     except OSError as reason:
         raise UsageError(f"{path}: cannot be written ({reason.strerror})") from None

@@ -1,23 +1,37 @@
 """Which world a model file comes from, by its first bytes, and which variant it holds, by names and shapes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ..data.preprocess import Colour
 from ..data.samples import shown
 from ..errors import UsageError, WeightsError
 from ..network.cost import shapes
 from ..network.variants import VARIANTS, Variant, variant
-from . import torchvision
+from . import caffe, caffe_npy, convnet, onnx, tensorflow, torchvision
+from .foreign import Foreign
 from .pth import converted
 from .tensors import MOST_HEADER_BYTES, Shapes, read_shapes, read_tensors
+from .unpickle import read_npy
 
-Kind = Literal["safetensors", "pth"]
-SUFFIXES: dict[str, Kind] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth"}
+Kind = Literal["safetensors", "pth", "caffe", "tensorflow", "npy", "convnet", "onnx"]
+SUFFIXES: dict[str, Kind] = {".safetensors": "safetensors", ".pth": "pth", ".pt": "pth", ".caffemodel": "caffe",
+                             ".index": "tensorflow", ".npy": "npy", ".onnx": "onnx"}  # fmt: skip
+READERS: dict[Kind, Callable[[Path], Foreign]] = {
+    "caffe": caffe.read_caffemodel,
+    "tensorflow": tensorflow.read_checkpoint,
+    "npy": caffe_npy.read_caffe_npy,
+    "convnet": convnet.read_convnet,
+    "onnx": onnx.read_onnx,
+}
+NPY, PICKLE = b"\x93NUMPY", b"\x80\x02"  # a pickle of Python 2, which the program of 2012 wrote
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # how torch.save began before it wrote zips
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "state_dict.")
@@ -26,20 +40,29 @@ MOST_NAMED = 4
 
 
 class Found(NamedTuple):
-    """A model as it was found: its variant, how many classes it tells apart, its tensors under our names."""
+    """A model as it was found: its variant, how many classes it tells apart, and what its file gave."""
 
     variant: Variant
     classes: int
-    tensors: dict[str, torch.Tensor]
+    given: Foreign
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a file is, by its first bytes, or by its suffix where these say nothing; None: no model file."""
+    """What a file is, by its first bytes, or by its suffix where these say nothing; None: no model file.
+
+    A TensorFlow checkpoint is also its prefix, and a checkpoint of 2012 also the folder that it lies in.
+    """
     try:
+        if Path(f"{tensorflow.PART.sub('', str(path))}.index").is_file():
+            return "tensorflow"
+        if path.is_dir() and path.name.startswith("ConvNet__"):
+            return "convnet"
         if not path.is_file():
             return None
         with path.open("rb") as stream:
             head = stream.read(256)
+            stream.seek(max(0, path.stat().st_size - len(tensorflow.MAGIC)))
+            tail = stream.read()
     except OSError:
         return None
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MOST_HEADER_BYTES:
@@ -48,16 +71,29 @@ def kind_of(path: Path) -> Kind | None:
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     if (head.startswith(ZIP) and first.endswith(b"/data.pkl")) or head.startswith(LEGACY):
         return "pth"
+    if head.startswith(NPY):
+        return "npy"
+    if head.startswith(PICKLE):
+        return "convnet"
+    if tail == tensorflow.MAGIC:
+        return "tensorflow"
     return SUFFIXES.get(path.suffix.lower())
 
 
 def read_model(path: Path, kind: Kind, *, named: str | None = None) -> Found:
     """The model in a file; `named`, the variant's name, where layers of several have the same shapes.
 
-    Half precision becomes fp32. WeightsError: no variant has these layers, shapes and no others (told from the file's
-    header, before a tensor is read); values that are no numbers. UsageError: several have them, and none is named.
+    Half precision becomes fp32. WeightsError: no variant has these layers, shapes and no others (told from a
+    safetensors file's header, before a tensor is read); values that are no numbers. UsageError: several have them, and
+    none is named.
     """
     where = shown(str(path))
+    if kind in READERS:
+        given = READERS[kind](path)
+        there = {name: tuple(value.shape) for name, value in given.tensors.items()}
+        found, classes = _variant(there, where, named=named, likely=given.likely)
+        given.tensors = {name: _numbers(value, name, where) for name, value in given.tensors.items()}
+        return Found(found, classes, given)
     with _as_safetensors(path, kind) as file:
         theirs = read_shapes(file, called=where)
         bare = _bare(theirs)
@@ -69,7 +105,8 @@ def read_model(path: Path, kind: Kind, *, named: str | None = None) -> Found:
         likely = torchvision.VARIANT if torchvisions else None
         found, classes = _variant(there, where, named=named, likely=likely)
         tensors = {ours[name]: value for name, value in read_tensors(file, called=where).items()}
-    return Found(found, classes, {name: _numbers(value, name, where) for name, value in tensors.items()})
+    numbers = {name: _numbers(value, name, where) for name, value in tensors.items()}
+    return Found(found, classes, Foreign(numbers, {our: name for name, our in ours.items()}))
 
 
 @contextmanager
@@ -134,3 +171,18 @@ def _numbers(value: torch.Tensor, name: str, where: str) -> torch.Tensor:
     if not torch.isfinite(value).all():
         raise WeightsError(f"{where}: {name} holds values that are not finite")
     return value
+
+
+def read_mean(path: Path) -> tuple[NDArray[np.float32], Colour]:
+    """A mean image (S, S, 3) in 0..255 and the order of its channels.
+
+    Caffe's .binaryproto, its Python's .npy (3, S, S), or the 2012 program's batches.meta.
+    """
+    if path.suffix == ".binaryproto":
+        return caffe.read_mean(path), "BGR"
+    if path.suffix == ".npy":
+        mean = read_npy(path)
+        if not isinstance(mean, np.ndarray) or mean.ndim != 3 or len(mean) != 3:
+            raise WeightsError(f"{shown(str(path))}: no mean image: expected an array (3, S, S)")
+        return np.ascontiguousarray(mean.transpose(1, 2, 0), dtype=np.float32), "BGR"
+    return convnet.read_convnet_mean(path), "RGB"

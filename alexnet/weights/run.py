@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from .. import files
 from ..data.classes import Classes, imagenet_classes
-from ..data.preprocess import MEAN_FILE, Preprocess, from_json, load_mean, stored_side
+from ..data.preprocess import MEAN_FILE, Colour, Preprocess, from_json, load_mean, stored_side
 from ..errors import DataError, UsageError, WeightsError, did_you_mean
 from ..network.build import AlexNet, build
 from ..network.variants import VARIANTS, Variant, variant
 from . import checkpoint
+from .foreign import Foreign, other_colour
 from .recognise import Kind, kind_of, read_model
 from .torchvision import VARIANT as PUBLISHED
 from .torchvision import published
 
+NO_MEAN = "brings no mean image; mid grey stands for it"
 PROBE = 4096  # bytes: a full disk takes an empty file
 MOST_THREADS = 1024
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
@@ -37,7 +39,29 @@ class Loaded:
     classes: Classes
     data: dict[str, Any] | None  # data.json of the run, where there is one
     numbered: bool = False  # the classes have no names of their own
+    given: Foreign | None = None  # what a model file gave
     notes: list[str] = field(default_factory=list)  # what a user should know of it
+
+    def take_mean(self, mean: NDArray[np.float32], colour: Colour) -> None:
+        """Takes a mean image (S, S, 3) of that order of channels. WeightsError: it is of another size."""
+        side = self.preprocess.stored
+        if mean.shape != (side, side, 3):
+            raise WeightsError(f"{self.where}: a mean image of {mean.shape}, expected {(side, side, 3)}")
+        self.mean = mean if colour == self.preprocess.colour else np.ascontiguousarray(mean[:, :, ::-1])
+        self.preprocess = replace(self.preprocess, mean=MEAN_FILE)
+        self.notes = [note for note in self.notes if not note.endswith(NO_MEAN)]
+
+    def take_rgb(self) -> None:
+        """Turns conv1's input channels and the mean round, where they are BGR: the answers stay."""
+        if self.preprocess.colour == "RGB":
+            return
+        self.model.load_state_dict(other_colour(self.model.state_dict()))
+        mean = self.preprocess.mean
+        if mean != MEAN_FILE:
+            mean = mean[::-1]
+        self.preprocess = replace(self.preprocess, colour="RGB", mean=mean, std=self.preprocess.std[::-1])
+        if self.mean is not None:
+            self.mean = np.ascontiguousarray(self.mean[:, :, ::-1])
 
     def name_classes(self, classes: Classes) -> None:
         """Takes the names of as many classes for its numbered ones, in their order, and notes it."""
@@ -224,14 +248,17 @@ def _from_run(run: Run, folder: Path) -> Loaded:
 def _from_file(path: Path, kind: Kind, where: str, *, named: str | None, classes: Classes | None) -> Loaded:
     """A model file. What it does not say is its variant's own, or said in `notes`."""
     found = read_model(path, kind, named=named)
+    given = found.given
     model = AlexNet(found.variant, found.classes)
-    fit(model, found.tensors, where)
-    preprocess = preprocess_of(found.variant)
-    mean = _grey(preprocess)
-    loaded = Loaded(where, model.eval(), preprocess, mean, imagenet_classes(), None)
-    if mean is not None:
-        loaded.notes.append(f"{where}: brings no mean image; mid grey stands for it")
-    if found.classes != len(loaded.classes):
+    fit(model, given.tensors, where)
+    preprocess = replace(preprocess_of(found.variant), **given.preprocess)
+    mean = given.mean if given.mean is not None else _grey(preprocess)
+    loaded = Loaded(where, model.eval(), preprocess, mean, imagenet_classes(), None, given=given, notes=[*given.notes])
+    if mean is not None and given.mean is None:
+        loaded.notes.append(f"{where}: {NO_MEAN}")
+    if given.classes is not None and len(given.classes) == found.classes:
+        loaded.classes = Classes.of(given.classes)
+    elif found.classes != len(loaded.classes):
         loaded.classes = Classes.of(str(label) for label in range(found.classes))
         loaded.numbered = True
         if classes is not None:

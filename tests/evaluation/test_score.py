@@ -110,6 +110,9 @@ def test_nothing_to_evaluate_is_a_data_error():
 
 def test_predictions_are_read_back(tmp_path):
     given = replace(random_answers(40, 12), bad={3: BadImage("3.jpg", "broken")})
+    with pytest.raises(FileNotFoundError):  # a run folder that is gone is not made again
+        write_predictions(tmp_path / "gone" / "deep" / "val.parquet", given)
+    assert not (tmp_path / "gone").exists()
     write_predictions(tmp_path / "deep" / "val.parquet", given)
     table = pq.read_table(tmp_path / "deep" / "val.parquet").to_pydict()
     assert set(table) >= {"key", "label", "top5", "probability", "loss"}

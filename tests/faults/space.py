@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.faults import Row
-from tests.faults.kills import EVERY, begin, command, digest, saved_steps, some_pictures, steps_done, unbroken
+from tests.faults.kills import EVERY, STEPS, begin, command, digest, saved_steps, some_pictures, steps_done, unbroken
 
 LIMIT = 200_000  # bytes that a file may have: metrics fit, weights do not
 
@@ -55,7 +56,8 @@ def space(source: Path, seed: int = 0) -> Iterable[Row]:
                   code == 0 and digest(run) == whole)  # fmt: skip
 
         run = place / "removed"
-        child = begin(command(data, run), output)
+        endless = ["9999" if word == str(STEPS) else word for word in command(data, run)]  # it must not end before
+        child = begin(endless, output)
         while child.is_alive() and saved_steps(run) < 2 * EVERY:
             time.sleep(0.001)
         run.rename(place / "elsewhere")
@@ -69,7 +71,9 @@ def space(source: Path, seed: int = 0) -> Iterable[Row]:
         child = begin(command(data, run), place / "output")
         while child.is_alive() and steps_done(run) < 2:
             time.sleep(0.001)
+        os.kill(child.pid or 0, signal.SIGSTOP)  # or it would be through before the second is there
         code, line, _ = ended(command(data, run), output)
+        os.kill(child.pid or 0, signal.SIGCONT)
         child.join()
         yield row("the same run twice at a time", "2 at once, naming the process", code, line, wanted=2,
                   words=("in use by process", str(child.pid)), also=digest(run) == whole)  # fmt: skip

@@ -1,6 +1,7 @@
 """Exported files: what they hold, what reads them back, and what torchvision makes of them."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="cannot be written"):
         export(given, tmp_path / "nowhere" / "m.onnx", "onnx")
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UsageError, match="openvino is not installed"):
         export(given, tmp_path / "m.xml", "openvino")
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -479,7 +480,7 @@ def test_damaged_files_are_refused(tmp_path):
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UsageError, match="onnx is not installed"):
         read_onnx(tmp_path / "model.onnx")
 
