@@ -65,8 +65,10 @@ def export_model(
         return own[0] if own is not None else some(given(), loaded, count=CALIBRATED, threads=2, bad_images="skip")
 
     if suffix == CAFFES:
-        if softmax or uint8 or int8:
-            raise UsageError("--format caffe: with none of --softmax, --uint8, --int8")
+        if softmax or uint8 or int8 or check:
+            raise UsageError(
+                "--format caffe: with none of --softmax, --uint8, --int8, --check (`alexnet import FILE` compares it)"
+            )
         files = [path, write_caffe(loaded.model, path, colour=loaded.preprocess.colour)]
     else:
         files = export(loaded, path, format, pixels=uint8, softmax=softmax, calibration=calibration if int8 else None)

@@ -106,3 +106,14 @@ def test_bgr_becomes_rgb_and_the_answers_stay(folder):
         after = run.model(seen(run, None))
     assert run.preprocess.colour == "RGB" and np.array_equal(run.mean, mean[:, :, ::-1])
     assert torch.allclose(before, after, atol=1e-4 * float(before.abs().max()))
+
+
+def test_an_export_says_what_it_cannot(folder, capsys):
+    for words, line in (
+        (("--format", "torchvision"), "is of variant tiny"),
+        (("--format", "caffe", "--check"), "--format caffe: with none of"),
+        (("--format", "keras"), "--format keras: unknown"),
+        (("--out", "no/such.onnx"), "there is no folder no"),
+    ):
+        assert line in said(capsys, "export", "tiny", *words, code=2)["error"]
+    assert not [path for path in folder.iterdir() if path.name != "cache"]
