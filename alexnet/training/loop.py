@@ -642,6 +642,7 @@ def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> R
 
 def not_finite(job: Job, what: str, *, step: int, lr: float) -> NumbersError:
     """The error of a number that is none, which names the pictures of its step; what is saved stays as it is."""
+    job.store.wait()
     kept = next(reversed(checkpoint.found(job.store.checkpoints)), None)
     advice = f"{kept} is as it was; another --run with" if kept else "nothing was saved; try"
     text = f"step {step}: {what} at lr {lr:g}"

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -154,6 +154,11 @@ class Store:
     def busy(self) -> bool:
         """Whether a save is under way."""
         return self._writing is not None and not self._writing.done()
+
+    def wait(self) -> None:
+        """Waits for the save that is under way; what became of it is for `settle` to say."""
+        if self._writing is not None:
+            wait([self._writing])
 
     def settle(self) -> str | None:
         """Waits for the save that is under way -> what should be known of it, mostly nothing; None: there was none.

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from ..data.samples import shown
 from ..errors import WeightsError
 from .foreign import Foreign
-from .tensors import MOST_AXES, MOST_HEADER_BYTES
+from .tensors import MOST_AXES
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER, TRAILER = 48, 5  # bytes: the end of a table, and what follows each of its blocks
 MOST = 1000  # tensors of a checkpoint, blocks of a table, values of a message; the article's program saves 50 tensors
 MOST_KEY_BYTES = 4096
+MOST_INDEX_BYTES = 1_000_000  # the article's has 1,910
 FLOAT = 1  # TensorFlow's number for float32
 PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")  # what follows a bundle's prefix
 EMPTY = memoryview(b"")
@@ -210,8 +211,8 @@ def read_stored(path: Path) -> dict[str, Stored]:
 
 def _bundle(prefix: str) -> dict[str, Stored]:
     index = Path(f"{prefix}.index")
-    if (size := index.stat().st_size) > MOST_HEADER_BYTES:
-        raise _Refused(f"{shown(index.name)} is of {size} bytes; {MOST_HEADER_BYTES} are the most")
+    if (size := index.stat().st_size) > MOST_INDEX_BYTES:
+        raise _Refused(f"{shown(index.name)} is of {size} bytes; {MOST_INDEX_BYTES} are the most")
     shards = 0
     stored: dict[str, Stored] = {}
     places: dict[Path, list[tuple[int, int, str]]] = {}
