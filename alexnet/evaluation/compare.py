@@ -74,10 +74,9 @@ def gram(values: NDArray[Any], rows: NDArray[np.int64]) -> Gram:
 
 
 def pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Pearson's r of two lists (M,); 0 where one of them is constant."""
+    """Pearson's r of two lists (M,), of which none is constant."""
     a, b = a - a.mean(), b - b.mean()
-    lengths = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
-    return float(a @ b) / lengths if lengths else 0.0
+    return float(a @ b) / (math.sqrt(float(a @ a)) * math.sqrt(float(b @ b)))
 
 
 def cka(a: Gram, b: Gram) -> float:
@@ -129,6 +128,9 @@ def compare_features(
                 key = features.keys[int(rows[row.args[0]])]
                 raise DataError(f"{features.where}: {name}: all values of {key} are alike, so that it has no {metric} "
                                 f"with others; --metric euclidean has one") from None  # fmt: skip
+            if not np.ptp(triangle):
+                raise DataError(f"{features.where}: {name}: all pictures are as unlike as any two of them, which "
+                                f"correlates with nothing")  # fmt: skip
             found[name] = g, triangle, rankdata(triangle)
         return found
 
