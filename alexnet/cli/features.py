@@ -66,9 +66,9 @@ def features(
     where = device_of(device)
     multiply_in("fp32", where)
     loaded = open_run(run, seed=seed, named=variant)
+    samples = pictures(given) if given else own_samples(loaded)
     for note in loaded.notes:
         say(note)
-    samples = pictures(given) if given else own_samples(loaded)
     console = console_for(json)
     try:
         with watch(), Progress(console=console, disable=not console.is_terminal) as bar:

@@ -17,7 +17,7 @@ from ..data.sources import open_held_out
 from ..data.threads import workers_of
 from ..errors import DataError, UsageError
 from ..weights.run import Loaded, is_run, open_run
-from .feature_files import Features, is_features
+from .feature_files import NPY, Features, beside, is_features
 from .judge import MOST_BATCH, answered, known, own_samples
 from .paired import mcnemar
 from .score import wilson
@@ -134,7 +134,7 @@ def compare_features(
             found[name] = g, triangle, rankdata(triangle)
         return found
 
-    here, beside = looked_at(a, rows[:, 0]), looked_at(b, rows[:, 1])
+    here, other = looked_at(a, rows[:, 0]), looked_at(b, rows[:, 1])
     return {
         "a": a.where,
         "b": b.where,
@@ -144,13 +144,13 @@ def compare_features(
         "layers": [
             {
                 "a": one,
-                "b": other,
-                "rdm_pearson": pearson(here[one][1], beside[other][1]),
-                "rdm_spearman": pearson(here[one][2], beside[other][2]),
-                "cka": cka(here[one][0], beside[other][0]),
+                "b": another,
+                "rdm_pearson": pearson(here[one][1], other[another][1]),
+                "rdm_spearman": pearson(here[one][2], other[another][2]),
+                "cka": cka(here[one][0], other[another][0]),
             }
             for one in here
-            for other in beside
+            for another in other
         ],
     }
 
@@ -235,7 +235,9 @@ def kind_of_pair(a: str, b: str) -> Literal["features", "runs"]:
     """What two names are. UsageError: one of each, or neither."""
     kinds = []
     for where in (a, b):
-        if is_features(Path(where)) and Path(where).is_file() and not is_run(where):
+        path = Path(where)
+        alone = path.suffix.lower() == NPY and not beside(path).is_file()  # another program's weights may be an .npy
+        if is_features(path) and path.is_file() and not alone:
             kinds.append("features")
         elif is_run(where):
             kinds.append("runs")
