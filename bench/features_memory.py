@@ -75,9 +75,8 @@ def main() -> None:
             )
             print("  " + ", ".join(f"{done}: {size:.0f}" for done, size in sorted(most.items())))
             middle = [size for done, size in most.items() if 0 < done < a.count]
-            print(
-                f"  from the first state to the last {min(middle):.0f} to {max(middle):.0f}, put together {most[a.count]:.0f}"
-            )
+            between, last = f"{min(middle):.0f} to {max(middle):.0f}", f"{most[a.count]:.0f}"
+            print(f"  from the first state to the last {between}; put together {last}")
             out.unlink()
 
 

@@ -1,8 +1,8 @@
 """What each layer of a run tells of the classes of a set: probes, and the neighbours of the paper's figure 4.
 
-DATA holds train/ and val/. For each layer, from conv1 to fc7: k-NN and a linear classifier, trained on train/ and judged on
-val/ (`alexnet probe`); and the precision at 6, of the six pictures of train/ nearest to each of val/ the share of its class
-(`alexnet neighbours`). The last also for raw pixels, the centre crop that the network is given.
+DATA holds train/ and val/. For each layer, from conv1 to fc7: k-NN and a linear classifier, trained on train/ and
+judged on val/ (`alexnet probe`); and the precision at 6, of the six pictures of train/ nearest to each of val/ the
+share of its class (`alexnet neighbours`). The last also for raw pixels, the centre crop that the network is given.
 
     python bench/layers.py RUN DATA [--layers conv1:relu,fc7 ...]
 """
@@ -40,8 +40,8 @@ def pixels(loaded: Loaded, samples: Samples) -> Iterator[NDArray[np.float32]]:
 
 
 def precision(
-    queries: NDArray[np.float32], blocks: Iterator[NDArray[np.float32]], here: NDArray[np.int64], there: NDArray[np.int64],
-    metric: Metric,
+    queries: NDArray[np.float32], blocks: Iterator[NDArray[np.float32]], here: NDArray[np.int64],
+    there: NDArray[np.int64], metric: Metric,
 ) -> dict[str, float]:  # fmt: skip
     indices, _ = nearest_of(queries, blocks, k=K, metric=metric)
     shares = (there[indices] == here[:, None]).mean(1)

@@ -44,8 +44,8 @@ def train() -> Features:
 
 
 @pytest.fixture(scope="module")
-def test() -> Features:
-    return features(*drawn(80, 2), where="test")
+def judged() -> Features:
+    return features(*drawn(80, 2), where="judged")
 
 
 def scaled(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,25 +53,25 @@ def scaled(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (x - x.mean(0)) / x.std(0), (y - x.mean(0)) / x.std(0)
 
 
-def test_the_votes_of_neighbours_and_a_linear_classifier(train, test):
-    result = probe(train, test, k=5)
+def test_the_votes_of_neighbours_and_a_linear_classifier(train, judged):
+    result = probe(train, judged, k=5)
     assert result["train"] == 240 and result["test"] == 80 and result["classes"] == 3 and result["k"] == 5
-    assert result["split"] == {"train": "train", "test": "test"}
+    assert result["split"] == {"train": "train", "test": "judged"}
     for row, name in zip(result["layers"], ("fc", "noise"), strict=True):
-        x, y = scaled(train.values[name], test.values[name])
+        x, y = scaled(train.values[name], judged.values[name])
         votes = 0
-        for q, label in zip(y, test.labels, strict=True):
+        for q, label in zip(y, judged.labels, strict=True):
             near = train.labels[np.argsort(((x - q) ** 2).sum(1), kind="stable")[:5]]
             votes += int(np.bincount(near, minlength=3).argmax() == label)
         assert row["knn"]["top1"] == pytest.approx(votes / 80) and row["knn"]["top1_interval"] == list(
             wilson(votes, 80)
         )
-        hits = int((LogisticRegression(max_iter=5000, tol=1e-6).fit(x, train.labels).predict(y) == test.labels).sum())
+        hits = int((LogisticRegression(max_iter=5000, tol=1e-6).fit(x, train.labels).predict(y) == judged.labels).sum())
         assert row["linear"]["top1"] == pytest.approx(hits / 80, abs=0.026) and row["linear"]["converged"]
     assert result["layers"][0]["linear"]["top1"] > 0.6 > 0.5 > result["layers"][1]["linear"]["top1"]
     commonest = np.bincount(train.labels).argmax()
-    assert result["commonest"] == pytest.approx((test.labels == commonest).mean())
-    assert [row["layer"] for row in probe(train, test, layers=["noise"])["layers"]] == ["noise"]
+    assert result["commonest"] == pytest.approx((judged.labels == commonest).mean())
+    assert [row["layer"] for row in probe(train, judged, layers=["noise"])["layers"]] == ["noise"]
 
 
 def test_of_one_file_some_are_held_out_as_training_draws_them(train, tmp_path):
@@ -94,14 +94,14 @@ def test_of_one_file_some_are_held_out_as_training_draws_them(train, tmp_path):
     assert found["test"] == 6 and found["layers"][0]["knn"]["top1"] == found["layers"][0]["linear"]["top1"] == 0
 
 
-def test_classes_are_matched_by_name(train, test):
+def test_classes_are_matched_by_name(train, judged):
     names = ("c", "a", "b")
     moved = Features(
-        "moved", test.about, test.keys, np.array([1, 2, 0])[test.labels], Classes(names, names), test.values
+        "moved", judged.about, judged.keys, np.array([1, 2, 0])[judged.labels], Classes(names, names), judged.values
     )
-    assert probe(train, moved)["layers"] == probe(train, test)["layers"]
+    assert probe(train, moved)["layers"] == probe(train, judged)["layers"]
     other = Features(
-        "other", test.about, test.keys, test.labels, Classes(("a", "b", "z"), ("a", "b", "z")), test.values
+        "other", judged.about, judged.keys, judged.labels, Classes(("a", "b", "z"), ("a", "b", "z")), judged.values
     )
     with pytest.raises(DataError, match="other: its classes"):
         probe(train, other)
@@ -128,28 +128,28 @@ def test_of_several_views_the_mean_is_probed(train):
     assert found["knn"]["top1"] == probe(train)["layers"][0]["knn"]["top1"] and found["shape"] == [20]
 
 
-def test_a_solver_that_has_not_converged_says_so(train, test, monkeypatch):
+def test_a_solver_that_has_not_converged_says_so(train, judged, monkeypatch):
     monkeypatch.setattr(probing, "MOST_STEPS", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not probe(train, test)["layers"][0]["linear"]["converged"]
+        assert not probe(train, judged)["layers"][0]["linear"]["converged"]
 
 
-def test_what_cannot_be_probed_says_so(train, test):
-    unlabelled = Features("u", test.about, test.keys, np.full(80, -1), test.classes, test.values)
+def test_what_cannot_be_probed_says_so(train, judged):
+    unlabelled = Features("u", judged.about, judged.keys, np.full(80, -1), judged.classes, judged.values)
     with pytest.raises(DataError, match="u: pictures without labels"):
         probe(train, unlabelled)
     with pytest.raises(UsageError, match="holds no layer fc9; it holds fc, noise"):
-        probe(train, test, layers=["fc9"])
+        probe(train, judged, layers=["fc9"])
     for options, says in (
         ({"k": 0}, "-k 0"),
         ({"k": 241}, "-k 241.*the 240 pictures"),
         ({"fraction": 1.5}, "val_fraction"),
     ):
         with pytest.raises(UsageError, match=says):
-            probe(train, None if "fraction" in options else test, **options)
+            probe(train, None if "fraction" in options else judged, **options)
     alike = Features("alike", train.about, train.keys, np.zeros(240, np.int64), train.classes, train.values)
     with pytest.raises(DataError, match="alike: pictures of one class only"):
-        probe(alike, test)
+        probe(alike, judged)
     with pytest.raises(DataError, match="too few pictures"):
         probe(features({"fc": np.eye(3, dtype=np.float32)}, [0, 1, 2]))
