@@ -16,6 +16,10 @@ from .. import errors
 from . import bench, data, exporting, importing, info, predict, train
 from .eval import evaluate
 
+# Before torch is loaded: the threads of GNU's OpenMP wait awake for more work, on cores that decoders and kernels of our
+# own want; about 20 microseconds of it let one small layer follow another (docs/log.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Refuses 1.5 where a whole number is wanted, which cyclopts would round."""
