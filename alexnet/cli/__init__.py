@@ -16,8 +16,8 @@ from .. import errors
 from . import bench, data, exporting, importing, info, predict, train
 from .eval import evaluate
 
-# Before torch is loaded: the threads of GNU's OpenMP wait awake for more work, on cores that decoders and kernels of our
-# own want; less than a millisecond of it lets one small layer follow another (docs/log.md).
+# Before torch is loaded: the threads of GNU's OpenMP wait awake for more work, on cores that kernels of our own and
+# decoders want; less than a millisecond of it lets one small layer follow another (docs/log.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
