@@ -16,9 +16,11 @@ from .. import errors
 from . import bench, data, exporting, importing, info, predict, train
 from .eval import evaluate
 
-# Before torch is loaded: the threads of GNU's OpenMP wait awake for more work, on cores that kernels of our own and
-# decoders want; less than a millisecond of it lets one small layer follow another (docs/log.md).
+# Before torch is loaded, which reads both once (docs/log.md has what they give). The threads of GNU's OpenMP wait awake
+# for more work, on cores that kernels of our own and decoders want: less than a millisecond of it lets one small layer
+# follow another. And maps lie on large pages, of which the processor knows all at once.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
