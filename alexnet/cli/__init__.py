@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, exporting, importing, info, predict, train
+from . import bench, compare, data, exporting, features, importing, info, neighbours, predict, probe, train
 from .eval import evaluate
 
 # Before torch is loaded, which reads both once (docs/log.md has what they give). The threads of GNU's OpenMP wait awake
@@ -63,6 +63,10 @@ app.command(bench.bench)
 app.command(data.app)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
+app.command(features.features)
+app.command(neighbours.neighbours)
+app.command(compare.compare)
+app.command(probe.probe)
 
 
 def visible(text: str) -> str:

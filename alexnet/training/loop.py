@@ -22,7 +22,8 @@ from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
 from ..data.stats import Stats
 from ..errors import AlexNetError, DataError, NumbersError, Stopped, WeightsError
-from ..evaluation.score import answer, score, write_predictions
+from ..evaluation.predictions import write_predictions
+from ..evaluation.score import answer, score
 from ..network.build import AlexNet, Draw
 from ..ranks import cores
 from ..weights import checkpoint

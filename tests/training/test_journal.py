@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
 from alexnet.cli import console_for
 from alexnet.network.build import build
 from alexnet.training import loop, start
-from alexnet.training.journal import kernel_sheet
 from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
@@ -151,7 +149,7 @@ def test_conv1_is_drawn_at_each_validation(made):
     drawn = events.Images("conv1")
     assert [e.step for e in drawn] == [r["step"] for r in records(made / "whole") if r["split"] == "val"]
     picture = np.asarray(Image.open(io.BytesIO(drawn[-1].encoded_image_string)))
-    assert picture.shape == (3 * 12 + 1, 4 * 12 + 1, 3)  # 12 kernels of 11 px in four columns, a line between
+    assert picture.shape == (2 * (12 + 1) + 3, 6 * 12 + 1, 3)  # 12 kernels of 11 px, a row a tower, a line between
 
 
 def test_no_step_is_drawn_twice_after_a_kill(made):
@@ -164,17 +162,6 @@ def test_no_step_is_drawn_twice_after_a_kill(made):
         if not tag.startswith("train/seconds") and tag != "train/images_per_second":
             assert [e.value for e in one] == [e.value for e in two], tag
     assert [e.step for e in whole.Images("conv1")] == [e.step for e in broken.Images("conv1")]
-
-
-def test_the_kernel_sheet_puts_each_kernel_in_its_place():
-    net = build("tiny", classes=2, seed=0)
-    with torch.no_grad():
-        net.get_parameter("conv1.weight").zero_()
-        net.get_parameter("conv1.weight")[5, 0, 2, 3] = 1.0  # kernel 5: second row, second column; red
-    sheet = kernel_sheet(net)
-    assert sheet.dtype == np.uint8
-    assert np.argwhere(sheet).tolist() == [[1 + 12 + 2, 1 + 12 + 3, 0]]
-    assert sheet.max() == 255
 
 
 def test_lines_for_a_person_leave_stdout_to_the_document(capsys):
