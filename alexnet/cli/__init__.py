@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, exporting, importing, info, predict, train
+from . import bench, data, exporting, figure, importing, info, predict, train
 from .eval import evaluate
 
 
@@ -55,6 +55,7 @@ app.command(predict.predict)
 app.command(info.info)
 app.command(bench.bench)
 app.command(data.app)
+app.command(figure.app)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
 
