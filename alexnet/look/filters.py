@@ -16,6 +16,7 @@ from .kernels import ACROSS, BETWEEN, LINE, WHITE, kernel_sheet
 FILE: Final = "kernels.npy"
 MOST_EPOCHS: Final = 10  # rows of a film
 SIDE, HEAD, MARGIN = 0.32, 0.36, 0.08  # inches
+MOST, LEAST = 0.05, 6.5  # inches: a weight, and a figure, which has words above
 
 
 def draw_filters(weights: NDArray[np.floating], *, towers: int) -> Figure:
@@ -63,14 +64,14 @@ def _sheet(sheet: NDArray[np.uint8], said: str, *, words: bool) -> tuple[Figure,
     """A figure of a sheet with a line above it, and where the sheet begins and how high it ends, as shares of it."""
     height, width, _ = sheet.shape
     left = (SIDE if words else 0.0) + MARGIN
-    inches = WIDTH - left - MARGIN
-    tall = inches * height / width + MARGIN
+    inches = min(WIDTH - left - MARGIN, MOST * width)  # few kernels stay small
+    wide, tall = max(left + inches + MARGIN, LEAST), inches * height / width + MARGIN
     whole = tall + HEAD
-    figure = Figure(figsize=(WIDTH, whole))
-    axes = figure.add_axes((left / WIDTH, MARGIN / whole, inches / WIDTH, (tall - MARGIN) / whole))
+    figure = Figure(figsize=(wide, whole))
+    axes = figure.add_axes((left / wide, MARGIN / whole, inches / wide, (tall - MARGIN) / whole))
     bare(axes).imshow(sheet, interpolation="nearest", aspect="auto")
-    figure.text((left + 0.03) / WIDTH, (tall + 0.1) / whole, said, va="bottom", fontsize=9)
-    return figure, left / WIDTH, tall / whole
+    figure.text((left + 0.03) / wide, (tall + 0.1) / whole, said, va="bottom", fontsize=9)
+    return figure, left / wide, tall / whole
 
 
 def read_kernels(run: Run) -> NDArray[np.float32]:
@@ -79,12 +80,12 @@ def read_kernels(run: Run) -> NDArray[np.float32]:
     """
     path: Path = run.folder / FILE
     try:
-        kernels = np.load(path, mmap_mode="r", allow_pickle=False)
+        kernels = np.lib.format.open_memmap(path, mode="r")  # objects are refused
     except FileNotFoundError:
         raise UsageError(f"{path}: missing; a training writes it, an epoch at a time") from None
     except DAMAGE as reason:
         raise UsageError(f"{path}: cannot be read as an array of numbers ({str(reason).splitlines()[0]})") from None
-    if not isinstance(kernels, np.ndarray) or kernels.dtype != np.float32 or kernels.ndim != 5:
+    if kernels.dtype != np.float32 or kernels.ndim != 5:
         raise UsageError(f"{path}: expected float32 (epochs, kernels, 3, k, k)")
     if kernels.shape[2] != 3 or kernels.shape[3] != kernels.shape[4] or not kernels.size:
         raise UsageError(f"{path}: {kernels.shape}, expected (epochs, kernels, 3, k, k)")

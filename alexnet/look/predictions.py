@@ -17,6 +17,7 @@ from .figures import FAINT, ORANGE, SKY, WIDTH, named, picture, short
 
 ACROSS: Final = 4
 BARS: Final = 5
+ROOM: Final = 1.16  # bars reach 1; behind stands the number
 AT_ONCE: Final = 16  # pictures
 CELL, NAME, BAR, GAP = 2.06, 0.24, 0.19, 0.16  # inches: a picture, the line below it, a bar, what is between
 LONGEST: Final = 26  # characters
@@ -67,6 +68,6 @@ def _bars(axes: Axes, p: NDArray[np.float32], label: int, classes: Classes, bars
     axes.barh(range(bars), p[order], height=0.86, color=[ORANGE if one == label else SKY for one in order], alpha=0.6)
     for at, one in enumerate(order):
         axes.text(0.015, at, named(classes, one, LONGEST), va="center", fontsize=8)
-        axes.text(1.0, at, f"{100 * p[one]:.0f} %", va="center", ha="right", fontsize=7, color=FAINT)
-    axes.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))
+        axes.text(ROOM, at, f"{100 * p[one]:.0f} %", va="center", ha="right", fontsize=7, color=FAINT)
+    axes.set(xlim=(0, ROOM), ylim=(bars - 0.5, -0.5))
     axes.axis("off")

@@ -1,5 +1,6 @@
 """What excites a unit most: of many pictures, the parts that it saw."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -116,11 +117,15 @@ def draw_units(found: dict[int, list[Excited]], samples: Samples, loaded: Loaded
     down = -(-len(found) // across)
     sheet = (WIDTH - GAP) / ACROSS - GAP
     cell = (sheet + BETWEEN) / 3 - BETWEEN
-    width, height = across * (sheet + GAP) + GAP, down * (sheet + HEAD + GAP) + HEAD + GAP
+    width = across * (sheet + GAP) + GAP
+    said = f"{layer}: what excites a unit most in {len(samples):,} pictures, cut to the {field}×{field} pixels it sees"
+    lines = textwrap.wrap(said, round(13 * width))
+    head = 0.16 * len(lines) + 0.1
+    height = down * (sheet + HEAD + GAP) + head + GAP
     figure = Figure(figsize=(width, height))
     for at, (unit, best) in enumerate(found.items()):
         x = GAP + at % across * (sheet + GAP)
-        top = height - HEAD - GAP - at // across * (sheet + HEAD + GAP)
+        top = height - head - at // across * (sheet + HEAD + GAP)
         tower = f", tower {unit * towers // C + 1}" if towers > 1 else ""
         figure.text(x / width, (top - HEAD + 0.06) / height, f"unit {unit}{tower}", weight="bold", va="bottom")
         figure.text((x + sheet) / width, (top - HEAD + 0.06) / height, f"{best[0].value:.3g} to {best[-1].value:.3g}",
@@ -129,6 +134,5 @@ def draw_units(found: dict[int, list[Excited]], samples: Samples, loaded: Loaded
             part = part_seen(images[one.row], one, field=field, edge=(p.stored - p.side) // 2)
             left, low = x + rank % 3 * (cell + BETWEEN), top - HEAD - (rank // 3 + 1) * (cell + BETWEEN) + BETWEEN
             picture(figure.add_axes((left / width, low / height, cell / width, cell / height)), part)
-    said = f"{layer}: what excites a unit most in {len(samples):,} pictures, cut to the {field}×{field} pixels it sees"
-    figure.text(GAP / width, 1 - 0.08 / height, said, va="top", fontsize=8.5)
+    figure.text(GAP / width, 1 - 0.08 / height, "\n".join(lines), va="top", fontsize=8.5)
     return figure

@@ -1,5 +1,6 @@
 """What a network sees of a picture: the ten views of evaluation, and what training makes of it."""
 
+import textwrap
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ FRAMES: Final = (BLUE, ORANGE, INK, GREEN, PINK)  # of the five places: corners,
 PLACES: Final = ("upper left", "upper right", "centre", "lower left", "lower right")
 CPU: Final = torch.device("cpu")
 ACROSS: Final = 6
-GAP, HEAD = 0.1, 0.3  # inches
+GAP, HEAD, LINE = 0.1, 0.3, 0.15  # inches
+LETTERS: Final = 125  # a line of words
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,16 @@ def draw_augment(image: NDArray[np.uint8], made: NDArray[np.uint8], said: str) -
     cells = [image, *made]
     down = -(-len(cells) // ACROSS)
     cell = (WIDTH - GAP) / ACROSS - GAP
-    height = HEAD + down * (cell + GAP) + GAP
+    lines = textwrap.wrap(said, LETTERS)
+    head = HEAD + LINE * (len(lines) - 1)
+    height = head + down * (cell + GAP)
     figure = Figure(figsize=(WIDTH, height))
     for at, one in enumerate(cells):
         x = GAP + at % ACROSS * (cell + GAP)
-        y = height - HEAD - (at // ACROSS + 1) * (cell + GAP) + GAP
+        y = height - head - (at // ACROSS + 1) * (cell + GAP) + GAP
         axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, cell / height))
         picture(axes, one, frame=None if at else AMBER, wide=2.5)
-    figure.text(GAP / WIDTH, 1 - 0.07 / height, said, va="top", fontsize=8)
+    figure.text(GAP / WIDTH, 1 - 0.07 / height, "\n".join(lines), va="top", fontsize=8)
     return figure
 
 
@@ -152,11 +156,8 @@ def in_words(run: Run) -> str:
     a = one.augment
     words = ["crops of the original" if one.crop == "original" else "random crops" if a.random_crop else "the centre"]
     words += ["mirrored or not"] if a.mirror else []
-    words += [
-        f"{name} ±{100 * value:.0f} %"
-        for name in ("brightness", "contrast", "saturation")
-        if (value := getattr(a, name))
-    ]
+    light = {"brightness": a.brightness, "contrast": a.contrast, "saturation": a.saturation}
+    words += [f"{name} ±{100 * value:.0f} %" for name, value in light.items() if value]
     if a.colour_noise:
         words.append(f"colour noise {a.colour_noise:g}·√λ" + (", all divided by 1 + it" if a.colour_rescale else ""))
     return f"the picture as it is stored (framed), and as the network sees it in training: {', '.join(words)}"

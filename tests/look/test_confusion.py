@@ -19,7 +19,14 @@ def predictions(labels, first, bad=()):
     n = len(labels)
     left_out = np.zeros(n, bool)
     left_out[list(bad)] = True
-    return Predictions([str(i) for i in range(n)], labels, first[:, None], np.ones((n, 1), np.float32), np.zeros(n, np.float32), left_out)
+    return Predictions(
+        [str(i) for i in range(n)],
+        labels,
+        first[:, None],
+        np.ones((n, 1), np.float32),
+        np.zeros(n, np.float32),
+        left_out,
+    )
 
 
 def test_the_matrix_is_scikit_learns():
@@ -45,7 +52,14 @@ def test_every_number_stands_in_a_small_one():
     words = said(figure)
     assert {"30", "2", "1", "7", "9", "1,200", "a  32", "$b_{$  17", "<c>  1,200"} <= set(words) and "0" not in words
     assert "1,249 pictures, 99.0 % right (4 not decoded)" in words
-    assert [word for word in words if word.replace(",", "").isdigit()] == ["30", "2", "1", "7", "9", "1,200"]  # in place
+    assert [word for word in words if word.replace(",", "").isdigit()] == [
+        "30",
+        "2",
+        "1",
+        "7",
+        "9",
+        "1,200",
+    ]  # in place
     (image,) = figure.axes[0].get_images()
     assert np.allclose(image.get_array(), counts / counts.sum(1, keepdims=True))
 

@@ -35,7 +35,10 @@ def test_top5_is_drawn_where_it_says_something(tmp_path):
 
 
 def test_seeds_are_a_mean_with_its_spread_and_others_lines_of_their_own(tmp_path):
-    runs = [folder(tmp_path / f"s{seed}", records=log(loss=3.0 + seed, top1=0.4 + 0.1 * seed), seed=seed, workers=seed) for seed in range(3)]
+    runs = [
+        folder(tmp_path / f"s{seed}", records=log(loss=3.0 + seed, top1=0.4 + 0.1 * seed), seed=seed, workers=seed)
+        for seed in range(3)
+    ]
     other = folder(tmp_path / "other", records=log(loss=9.0, top1=0.1), seed=4, lr=0.5)
     figure, (loss, error) = drawn(*runs, other)
     assert len(loss) == 4 and np.allclose(loss[0], [[0.5, 1, 1.5, 2], [4, 2, 4 / 3, 1]])
@@ -51,12 +54,18 @@ def test_seeds_are_a_mean_with_its_spread_and_others_lines_of_their_own(tmp_path
 
 @pytest.mark.parametrize("change", [{"lr": 0.5}, {"source": "others"}, {"variant": "tiny"}, {"steps": 50}])
 def test_what_differs_in_more_than_the_seed_is_another_training(tmp_path, change):
-    both = [folder(tmp_path / "a", records=log(loss=1, top1=0)), folder(tmp_path / "b", records=log(loss=1, top1=0), seed=1, **change)]
+    both = [
+        folder(tmp_path / "a", records=log(loss=1, top1=0)),
+        folder(tmp_path / "b", records=log(loss=1, top1=0), seed=1, **change),
+    ]
     assert [len(group) for group in grouped([Trained(run, read_metrics(run)) for run in both])] == [1, 1]
 
 
 def test_only_the_steps_that_all_seeds_have_are_averaged(tmp_path):
-    short, long = (Trained(folder(tmp_path / str(n), records=log(loss=1, top1=0, steps=n)), log(loss=n, top1=0, steps=n)) for n in (20, 40))
+    short, long = (
+        Trained(folder(tmp_path / str(n), records=log(loss=1, top1=0, steps=n)), log(loss=n, top1=0, steps=n))
+        for n in (20, 40)
+    )
     assert np.allclose(together([long, short], "train", "loss"), [[0.5, 1], [30, 15], [20, 10], [40, 20]])
     assert together([long, Trained(short.run, [])], "val", "loss").shape == (4, 0)
 
@@ -69,7 +78,9 @@ def test_a_long_log_is_averaged_into_points(tmp_path):
 
 
 def test_names_are_told_apart_and_no_markup(tmp_path):
-    runs = [folder(tmp_path / place / "$x^{2$", records=log(loss=1, top1=0.5), lr=lr) for place, lr in (("a", 1), ("b", 2))]
+    runs = [
+        folder(tmp_path / place / "$x^{2$", records=log(loss=1, top1=0.5), lr=lr) for place, lr in (("a", 1), ("b", 2))
+    ]
     figure, _ = drawn(*runs)
     assert sum("best error" in one for one in said(figure)) == 2
     figure, _ = drawn(runs[0])

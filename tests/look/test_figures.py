@@ -79,9 +79,14 @@ def test_two_processes_write_the_same_bytes(tmp_path):
         "font.size: 31\ntext.usetex: True\nbackend: TkAgg\nfigure.dpi: 33\nsvg.fonttype: none\naxes.grid: True\n"
     )
     said = []
-    for place, more in ((ROOT, {}), (tmp_path, {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C", "DISPLAY": ":99"})):
+    for place, more in (
+        (ROOT, {}),
+        (tmp_path, {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C", "DISPLAY": ":99"}),
+    ):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
-        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, cwd=place, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, cwd=place, env=environment
+        )
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert said[0] == said[1] and said[0].count("\n") == 4
@@ -93,7 +98,9 @@ def test_what_is_written_is_a_picture(tmp_path):
     assert shown(tmp_path / "new" / "a.png").shape[:2] == (100, 150)
 
 
-@pytest.mark.parametrize(("name", "says"), [("a.jpg", "ends in .png or .svg"), ("a", "ends in"), ("no/such/a.png", "cannot be written")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("a.jpg", "ends in .png or .svg"), ("a", "ends in"), ("no/such/a.png", "cannot be written")]
+)
 def test_another_ending_or_no_folder_is_refused(tmp_path, name, says):
     with style(), pytest.raises(UsageError, match=says):
         write_figure(drawing(), tmp_path / name)
@@ -131,7 +138,13 @@ def test_a_figure_goes_into_the_run_that_it_is_of(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "mine"
     checkpoint = run / "checkpoints" / "step-00000001"
     checkpoint.mkdir(parents=True)
-    for file in (run / "recipe.json", run / "best", checkpoint / "manifest.json", checkpoint / "model.safetensors", tmp_path / "m.pth"):
+    for file in (
+        run / "recipe.json",
+        run / "best",
+        checkpoint / "manifest.json",
+        checkpoint / "model.safetensors",
+        tmp_path / "m.pth",
+    ):
         file.write_text("{}")
     for where in (run, run / "best", checkpoint, checkpoint / "model.safetensors"):
         found = run_of(str(where))

@@ -35,7 +35,9 @@ def test_below_zero_is_blue_and_above_red():
     values[0], values[1] = -3.0, 3.0
     found, _ = sheet(values, 1)
     coloured = found[(found != 255).any(2)].astype(int)
-    assert {tuple(one) for one in coloured} == {tuple(int(v) for v in colormaps["RdBu_r"](x, bytes=True)[:3]) for x in (0.0, 1.0)}
+    assert {tuple(one) for one in coloured} == {
+        tuple(int(v) for v in colormaps["RdBu_r"](x, bytes=True)[:3]) for x in (0.0, 1.0)
+    }
 
 
 @pytest.mark.parametrize(("units", "towers"), [(512, 2), (4096, 2), (4096, 1), (5, 1)])

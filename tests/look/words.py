@@ -13,8 +13,15 @@ def texts(figure: Figure) -> list[Text]:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
-            beyond |= {id(one) for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high for one in (tick.label1, tick.label2)}
-    return [one for one in figure.findobj(Text) if one.get_text().strip() and one.get_visible() and id(one) not in beyond]
+            beyond |= {
+                id(one)
+                for tick in axis.get_major_ticks()
+                if not low <= tick.get_loc() <= high
+                for one in (tick.label1, tick.label2)
+            }
+    return [
+        one for one in figure.findobj(Text) if one.get_text().strip() and one.get_visible() and id(one) not in beyond
+    ]
 
 
 def said(figure: Figure) -> list[str]:
