@@ -12,7 +12,7 @@ mkdir -p "$out"
 [ -e "$run/best" ] || alexnet train "$flowers" --recipe fast --variant paper --epochs 25 --run "$run"
 
 draw() { alexnet figure "$@" --dpi 100; }
-picture="$flowers/val/sunflowers/1267876087_a1b3c63dc9.jpg"
+picture="$flowers/val/sunflowers/1022552036_67d33d5bd8_n.jpg"
 draw network paper --out "$out/network.png"
 draw network torchvision --out "$out/network-torchvision.png"
 draw filters "$run" --out "$out/filters.png"

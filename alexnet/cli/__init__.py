@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, exporting, figure, importing, info, predict, train
+from . import bench, compare, data, exporting, features, figure, importing, info, neighbours, predict, probe, train
 from .eval import evaluate
 
 
@@ -58,6 +58,10 @@ app.command(data.app)
 app.command(figure.app)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
+app.command(features.features)
+app.command(neighbours.neighbours)
+app.command(compare.compare)
+app.command(probe.probe)
 
 
 def visible(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from ..errors import UsageError
+from .features import named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +139,7 @@ def predictions(
     from ..look.predictions import draw_predictions, said_of
 
     loaded = _opened(run, seed=seed, variant=variant)
-    some = few(pictures_of(loaded, _names(pictures)), count, seed=seed)
+    some = few(pictures_of(loaded, named(pictures or [])), count, seed=seed)
     images = stored_forms(some, loaded)
     said, keys = said_of(images, loaded), some.keys()
     _write(
@@ -185,13 +186,16 @@ def neighbours(
     """
     from ..look.neighbours import draw_neighbours, nearest_pictures
     from ..look.pictures import few, pictures_of, trained_on
-    from ..ranks import device_of
+    from ..ranks import device_of, multiply_in
+    from ..stop import watch
 
     where = device_of(device)
+    multiply_in("fp32", where)
     loaded = _opened(run, seed=seed, variant=variant)
-    asked = few(pictures_of(loaded, _names(queries)), count, seed=seed)
+    asked = few(pictures_of(loaded, named(queries or [])), count, seed=seed)
     others = trained_on(loaded) if among is None else pictures_of(loaded, [among])
-    found, bad = nearest_pictures(loaded, asked, others, layer=layer, k=k, device=where)
+    with watch():
+        found, bad = nearest_pictures(loaded, asked, others, layer=layer, k=k, device=where)
     shown = [
         {
             "path": asked.key(one.query),
@@ -378,12 +382,15 @@ def units(
     """
     from ..look.pictures import pictures_of
     from ..look.units import draw_units, most_exciting
-    from ..ranks import device_of
+    from ..ranks import device_of, multiply_in
+    from ..stop import watch
 
     where = device_of(device)
+    multiply_in("fp32", where)
     loaded = _opened(run, seed=seed, variant=variant)
-    samples = pictures_of(loaded, _names(pictures))
-    found, bad = most_exciting(loaded, samples, layer, unit or [], device=where)
+    samples = pictures_of(loaded, named(pictures or []))
+    with watch():
+        found, bad = most_exciting(loaded, samples, layer, unit or [], device=where)
     shown = [
         {
             "unit": number,
@@ -443,20 +450,12 @@ def _opened(run: str, *, seed: int = 0, variant: str | None = None) -> "Loaded":
     return loaded
 
 
-def _names(given: list[str] | None) -> list[str]:
-    """The names given, none of which is a misspelt option."""
-    for name in given or ():
-        if name.startswith("-"):
-            raise UsageError(f"{name}: unknown option (a file of that name is ./{name})")
-    return given or []
-
-
 def _picture(name: str) -> "Samples":
     """The one picture of that name."""
     from ..data.samples import shown
     from ..data.sources import open_images
 
-    found = open_images(_names([name]))
+    found = open_images(named([name]))
     if len(found) != 1:
         raise UsageError(f"{shown(name)}: {len(found)} pictures, expected one")
     return found

@@ -1,15 +1,25 @@
 """The pictures whose features lie nearest, found exactly: matrix products, a block at a time."""
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ..data.loader import BadImages
+from ..data.samples import UNLABELLED, Samples, shown
 from ..errors import UsageError
+from ..weights.run import Loaded
+from .feature_files import Features
+from .features import activations, asked_for, digest, gather, layer_form
 
 Metric = Literal["euclidean", "cosine"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+Index = Literal["exact", "faiss"]
+INDICES: tuple[Index, ...] = get_args(Index)
+LAYER = "fc7"
 BLOCK = 1 << 23  # float64 values at a time, 64 MiB
 WITHIN = 1e-12  # of the squares that a distance is the difference of: what their sums are off by, and more
 
@@ -88,3 +98,114 @@ def _nearest(
         order = np.argsort(exact, kind="stable")[:k]
         indices[q], distances[q] = near[order], exact[order]
     return indices, distances
+
+
+def faiss_nearest_of(
+    queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], *, k: int, metric: Metric = "euclidean"
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `nearest_of`, by an exact index of faiss, which is made here and keeps all blocks in memory, in float32.
+
+    Of rows equally near, which comes first is faiss's. UsageError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise UsageError("faiss is not installed (pip install 'alexnet[faiss]')") from None
+    index: Any = None
+    for block in _parts(blocks):
+        rows = _rows(block, metric).astype(np.float32)
+        if index is None:
+            index = faiss.IndexFlatL2(rows.shape[1]) if metric == "euclidean" else faiss.IndexFlatIP(rows.shape[1])
+        index.add(rows)
+    distances, indices = index.search(_rows(queries, metric).astype(np.float32), min(k, index.ntotal))
+    found = np.sqrt(np.maximum(distances, 0)) if metric == "euclidean" else np.maximum(0, 1 - distances)
+    return indices.astype(np.int64), found.astype(np.float32)
+
+
+SEARCHES: dict[Index, Callable[..., tuple[NDArray[np.int64], NDArray[np.float32]]]] = {
+    "exact": nearest_of,
+    "faiss": faiss_nearest_of,
+}
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A picture that was found: its path or key, its class in words where it has one, and how far it is."""
+
+    path: str
+    label: str | None
+    distance: float
+
+
+def neighbours(
+    loaded: Loaded,
+    queries: Samples,
+    among: Features | Samples,
+    *,
+    layer: str | None = None,
+    k: int = 6,
+    metric: Metric = "euclidean",
+    index: Index = "exact",
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    threads: int = 2,
+    bad_images: BadImages = "error",
+) -> list[tuple[str, list[Neighbour]]]:
+    """For each query its key and the k nearest pictures, nearest first.
+
+    `among`: features of the same network, or pictures whose features are computed, and forgotten, here. `layer`: the
+    only one of a file of features, else fc7. UsageError: features of another network, or without the layer. A bad query
+    is a BadImage.
+    """
+    if index not in INDICES:
+        raise UsageError(f"--index {index}: unknown; known are {', '.join(INDICES)}")
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+    if k < 1:
+        raise UsageError(f"-k {k}: must be at least 1")
+    rows = list[int]()
+    if isinstance(among, Features):
+        name, chosen = _layer_of(among, layer, loaded)
+        views = among.about.views
+        matrix = among.matrix(name)
+        blocks: Iterable[NDArray[np.float32]] = [matrix]
+    else:
+        chosen, views = layer or LAYER, 1
+        asked_for(loaded, [chosen], views=views, batch_size=batch_size, threads=threads)
+
+        def computed(pictures: Samples) -> Iterator[NDArray[np.float32]]:
+            for one in activations(loaded, pictures, [chosen], batch_size=batch_size, device=device, threads=threads,
+                                   bad_images=bad_images):  # fmt: skip
+                rows.extend(one.rows.tolist())
+                if len(one.rows):
+                    yield one.values[chosen].reshape(len(one.rows), -1).numpy()
+
+        blocks = computed(among)
+    asked = gather(loaded, queries, [chosen], views=views, mean=True, batch_size=batch_size, device=device,
+                   threads=threads)  # fmt: skip
+    indices, distances = SEARCHES[index](asked.matrix(chosen), blocks, k=k, metric=metric)
+
+    def named(i: int) -> tuple[str, str | None]:
+        row = i if isinstance(among, Features) else rows[i]
+        label, words = int(among.labels[row] if isinstance(among, Features) else among.label[row]), among.classes.words
+        path = among.keys[row] if isinstance(among, Features) else shown(str(among.path(row)))
+        return path, None if label == UNLABELLED else words[label]
+
+    return [
+        (key, [Neighbour(*named(int(i)), float(d)) for i, d in zip(near, far, strict=True)])
+        for key, near, far in zip(asked.keys, indices, distances, strict=True)
+    ]
+
+
+def _layer_of(features: Features, layer: str | None, loaded: Loaded) -> tuple[str, str]:
+    """The layer to search in, as the file calls it and as the table does."""
+    said = features.about
+    if said.network != digest(loaded):
+        raise UsageError(f"{features.where}: features of another network ({said.run}) than {loaded.where}")
+    if layer is None and len(said.layers) == 1:
+        layer = next(iter(said.layers))
+    ours = layer_form(layer or LAYER, loaded.model.variant)
+    for name, there in said.layers.items():
+        if there == ours and name in features.values:
+            return name, ours
+    raise UsageError(f"{features.where}: holds no layer {layer or LAYER}; it holds {', '.join(said.layers)} (--layer)")

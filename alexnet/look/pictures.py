@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.loader import pixels
-from ..data.samples import Samples
-from ..data.sources import open_data, open_images
+from ..data.samples import UNLABELLED, Samples
+from ..data.sources import open_data, open_pictures
 from ..errors import UsageError
 from ..evaluation.judge import own_samples
 from ..weights.run import Loaded
@@ -21,16 +21,20 @@ MOST: Final = 100  # pictures of a figure
 def pictures_of(loaded: Loaded, named: Sequence[str]) -> Samples:
     """The named pictures, or, if none are, those that the run held out; labelled by the run's classes.
 
-    A named picture is of the class whose key is the name of the folder that it lies in, or of none that is known (-1).
-    UsageError and DataError: as `own_samples` and `open_images`.
+    The class of a named picture is that of its source, or has the name of the folder that it lies in as its key; -1
+    where it is none of the run's. UsageError and DataError: as `own_samples` and `open_pictures`.
     """
     if not named and loaded.data is None:
         raise UsageError(f"{loaded.where}: has no pictures of its own; name some")
     if not named:
         return own_samples(loaded).as_classes(loaded.classes, loaded.where, partial=True)
-    found = open_images(named)
-    label = {key: index for index, key in enumerate(loaded.classes.keys)}
-    labels = np.array([label.get(PurePath(found.name(row)).parent.name, -1) for row in range(len(found))], np.int64)
+    found = open_pictures(named)
+    known = {key: label for label, key in enumerate(loaded.classes.keys)}
+    keys = [
+        found.classes.keys[label] if label >= 0 else PurePath(found.name(row)).parent.name
+        for row, label in enumerate(found.label.tolist())
+    ]
+    labels = np.array([known.get(key, UNLABELLED) for key in keys], np.int64)
     return dataclasses.replace(found, classes=loaded.classes, label=labels)
 
 

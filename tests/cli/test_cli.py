@@ -23,20 +23,10 @@ from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
-FIGURES = (
-    "network",
-    "filters",
-    "predictions",
-    "neighbours",
-    "curves",
-    "views",
-    "augment",
-    "maps",
-    "units",
-    "confusion",
-)
+FIGURES = ("network", "filters", "predictions", "neighbours", "curves", "views", "augment", "maps", "units",
+           "confusion")  # fmt: skip
 VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "check"], ["data", "stats"],
-         ["data", "pack"], ["data", "get"], ["import"], ["export"],
+         ["data", "pack"], ["data", "get"], ["import"], ["export"], ["features"], ["neighbours"], ["compare"], ["probe"],
          *(["figure", kind] for kind in FIGURES))  # fmt: skip
 
 
