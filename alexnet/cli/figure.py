@@ -156,7 +156,7 @@ def neighbours(
     *,
     among: str | None = None,
     k: Annotated[int, Parameter(name=["-k"])] = 6,
-    layer: str = "fc7",
+    layer: str | None = None,
     count: int = 5,
     seed: int = 0,
     variant: str | None = None,
@@ -175,7 +175,7 @@ def neighbours(
         queries: files or folders; else some that the run held out
         among: where the nearest are looked for; else the run's training pictures
         k: how many for each
-        layer: whose activations are compared, by Euclidean distance
+        layer: fc7, or another whose activations are compared
         count: queries drawn of more
         seed: of that draw, and of an untrained variant's weights
         variant: of a model file, where several have its shapes
@@ -184,6 +184,7 @@ def neighbours(
         dpi: of a .png, pixels an inch
         json: print one JSON document
     """
+    from ..evaluation.neighbours import LAYER
     from ..look.neighbours import draw_neighbours, nearest_pictures
     from ..look.pictures import few, pictures_of, trained_on
     from ..ranks import device_of, multiply_in
@@ -195,7 +196,7 @@ def neighbours(
     asked = few(pictures_of(loaded, named(queries or [])), count, seed=seed)
     others = trained_on(loaded) if among is None else pictures_of(loaded, [among])
     with watch():
-        found, bad = nearest_pictures(loaded, asked, others, layer=layer, k=k, device=where)
+        found, bad = nearest_pictures(loaded, asked, others, layer=layer or LAYER, k=k, device=where)
     shown = [
         {
             "path": asked.key(one.query),
@@ -208,7 +209,7 @@ def neighbours(
     ]
     _say_bad(bad)
     _write(
-        "neighbours", run, lambda: draw_neighbours(found, asked, others, loaded, layer=layer),
+        "neighbours", run, lambda: draw_neighbours(found, asked, others, loaded, layer=layer or LAYER),
         out=out, dpi=dpi, json=json, shown=shown,
     )  # fmt: skip
 

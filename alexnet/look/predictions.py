@@ -17,7 +17,7 @@ from .figures import FAINT, ORANGE, SKY, WIDTH, named, picture, short
 
 ACROSS: Final = 4
 BARS: Final = 5
-ROOM: Final = 1.16  # bars reach 1; behind stands the number
+ROOM: Final = 1.2  # bars reach 1; behind stands the number
 AT_ONCE: Final = 16  # pictures
 CELL, NAME, BAR, GAP = 2.06, 0.24, 0.19, 0.16  # inches: a picture, the line below it, a bar, what is between
 LONGEST: Final = 26  # characters
