@@ -47,6 +47,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
     Runs that share all but the seed are one: their mean, and from the least to the most of them as a band. UsageError:
     a run without a log, or more than can be told apart.
     """
+    runs = list({run.folder.resolve(): run for run in runs}.values())
     trainings = grouped([_read(run) for run in runs])
     if len(trainings) > MOST:
         raise UsageError(f"{len(trainings)} different trainings: {MOST} at most can be told apart")
