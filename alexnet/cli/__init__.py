@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, compare, data, exporting, features, importing, info, neighbours, predict, probe, train
+from . import bench, compare, data, exporting, features, figure, importing, info, neighbours, predict, probe, train
 from .eval import evaluate
 
 # Before torch is loaded, which reads both once (docs/log.md has what they give). The threads of GNU's OpenMP wait awake
@@ -61,6 +61,7 @@ app.command(predict.predict)
 app.command(info.info)
 app.command(bench.bench)
 app.command(data.app)
+app.command(figure.app)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
 app.command(features.features)
