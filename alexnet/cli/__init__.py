@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, exporting, importing, info, predict, train
+from . import bench, data, exporting, importing, info, predict, report, train
 from .eval import evaluate
 
 
@@ -53,6 +53,7 @@ app.command(train.train)
 app.command(evaluate, name="eval")
 app.command(predict.predict)
 app.command(info.info)
+app.command(report.report)
 app.command(bench.bench)
 app.command(data.app)
 app.command(importing.import_model, name="import")
