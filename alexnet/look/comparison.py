@@ -49,17 +49,17 @@ def paired(first: Record, second: Record) -> Paired | str:
 
 def scores(records: Sequence[Record]) -> Node:
     """Every run's score with its interval."""
-    columns = [Column("run"), Column("top-1", number=True), Column("95 % interval", number=True), Column(""),
+    columns = [Column("run"), Column("top-1", number=True), Column("95 % interval", number=True),
                Column("top-5", number=True), Column("loss", number=True), Column("pictures", number=True)]  # fmt: skip
     rows: list[list[Cell]] = []
     for record in records:
         found = headline_of(record)
         if found is None:
-            rows.append([record.name, "–", "–", record.lacking.get("predictions", "–"), "–", "–", "–"])
+            rows.append([record.name, record.lacking.get("predictions", "–"), *["–"] * 4])
             continue
         low, high = wilson(found.correct1, found.count)
-        rows.append([record.name, (percent(found.top1), found.top1), (f"{100 * low:.1f} to {100 * high:.1f}", low),
-                     share_bar(found.top1, low=low, high=high),
+        rows.append([record.name, ([percent(found.top1), share_bar(found.top1, low=low, high=high)], found.top1),
+                     (f"{100 * low:.1f} to {100 * high:.1f}", low),
                      percent(found.correct5 / found.count) if found.correct5 is not None else "–",
                      (f"{found.loss:.3f}", found.loss), (f"{found.count:,}", float(found.count))])  # fmt: skip
     return table("Scores", columns, rows, sorts=True)
@@ -118,8 +118,8 @@ def only_one(records: Sequence[Record], book: Book) -> Node | None:
         alone = alone[np.argsort(-loss, kind="stable")][:MOST_SHOWN]
         own = rows_of[at][alone].tolist()
         captions = [
-            "; ".join([caption(record, row), *(f"{other.name}: {caption(other, rows[k])}" for other, rows in others)])
-            for k, row in zip(alone, own, strict=True)
+            "; ".join(f"{one.name}: {caption(one, rows[k])}" for one, rows in [(record, rows_of[at]), *others])
+            for k in alone
         ]
         parts.append([head, gallery(record, own, book.put(record, own), captions, of=f"Only {record.name} is right")])
     return node("div", parts)

@@ -12,6 +12,7 @@ from .kernels import kernel_sheet, towers_of
 from .page import Column, Node, behind, lacking, node, note, percent, png, table
 from .record import Record, number
 
+MOST_WIDE: Final = 640  # pixels of the sheet of kernels
 MOST_ROWS: Final = 200  # of the table behind the curves
 
 # where the loop's time goes, as metrics.jsonl counts it; the rest is the network's
@@ -85,10 +86,11 @@ def kernels(record: Record) -> Node:
     sheet, stream = kernel_sheet(record.kernels, towers=towers), io.BytesIO()
     Image.fromarray(sheet).save(stream, "PNG", optimize=True)
     count, _, side, _ = record.kernels.shape
+    larger = max(1, min(6, MOST_WIDE // sheet.shape[1]))
     apart = ", one tower above the other" if towers > 1 else ""
     return node(
         "figure",
-        node("img", src=png(stream.getvalue()), width=3 * sheet.shape[1], height=3 * sheet.shape[0],
+        node("img", src=png(stream.getvalue()), width=larger * sheet.shape[1], height=larger * sheet.shape[0],
              alt=f"{count} kernels of {side} by {side} pixels{apart}"),
         node("figcaption", f"The {count} kernels of conv1, {side}×{side}×3, {record.kernels_of}{apart}; each stretched "
              "by itself, grey is 0. Figure 3 of the paper."),

@@ -12,7 +12,7 @@ from ..evaluation.calibration import Calibration
 from .page import Node, node
 
 WIDE, HIGH = 360, 224  # units of a chart, about a pixel each on a telephone
-LEFT, RIGHT, TOP, BELOW = 44, 12, 10, 34
+LEFT, RIGHT, TOP, BELOW = 44, 12, 10, 38
 MOST_POINTS: Final = 300  # of a line; more are averaged
 COLOURS: Final = 6  # that the style has
 
@@ -80,20 +80,20 @@ def chart(
     for value in steps:
         _, py = place(x0, value)
         words = f"1e{round(value)}" if log else f"{100 * value:g}\u00a0%" if share else f"{value:g}"
-        grid.append(node("line", x1=float(LEFT), x2=float(WIDE - RIGHT), y1=py, y2=py))
-        grid.append(node("text", words, x=float(LEFT - 6), y=py + 4, text_anchor="end"))
+        grid.add(node("line", x1=float(LEFT), x2=float(WIDE - RIGHT), y1=py, y2=py))
+        grid.add(node("text", words, x=float(LEFT - 6), y=py + 4, text_anchor="end"))
     for value in ticks(x0, x1):
         px, _ = place(value, y0)
-        grid.append(node("text", f"{value:g}", x=px, y=float(HIGH - BELOW + 16), text_anchor="middle"))
-    grid.append(node("text", across, x=float(WIDE - RIGHT), y=float(HIGH - 4), text_anchor="end"))
+        grid.add(node("text", f"{value:g}", x=px, y=float(HIGH - BELOW + 16), text_anchor="middle"))
+    grid.add(node("text", across, x=float(WIDE - RIGHT), y=float(HIGH - 4), text_anchor="end"))
     made = node("svg", grid, viewBox=f"0 0 {WIDE} {HIGH}", role="img", aria_label=f"{title}: {_told(lines, share)}")
     for line in drawn:
         heights = np.log10(line.y) if log else line.y
         points = [place(float(a), float(b)) for a, b in zip(line.x, heights, strict=True)]
         joined = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-        made.append(node("polyline", points=joined, class_=f"line {line.kind}"))
+        made.add(node("polyline", points=joined, class_=f"line {line.kind}"))
         if line.dots or len(points) == 1:
-            made.extend(node("circle", cx=px, cy=py, r=2.6, class_=f"dot {line.kind}") for px, py in points)
+            made.add(node("circle", cx=px, cy=py, r=2.6, class_=f"dot {line.kind}") for px, py in points)
     legend = [
         node("li", node("svg", node("line", x1=1, y1=6, x2=21, y2=6, class_=f"line {line.kind}"), viewBox="0 0 22 12",
                         width=22, height=12, aria_hidden="true"), " ", line.name)
@@ -115,7 +115,7 @@ def _told(lines: Sequence[Line], share: bool) -> str:
 def reliability(title: str, found: Calibration) -> Node:
     """The share right in each bin of probability as a bar, against the line on which they would be equal."""
     side, left, below = 260, 40, 34
-    inner, bins = side - left - 10, len(found.count)
+    inner, bins = side - left - 16, len(found.count)
 
     def x(share: float) -> float:
         return left + share * inner
@@ -127,18 +127,18 @@ def reliability(title: str, found: Calibration) -> Node:
                 aria_label=f"{title}: expected calibration error {100 * found.ece:.1f}\u00a0%")  # fmt: skip
     grid = node("g", class_="grid")
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        grid.append(node("line", x1=x(0), x2=x(1), y1=y(value), y2=y(value)))
-        grid.append(node("text", f"{100 * value:g}", x=float(left - 6), y=y(value) + 4, text_anchor="end"))
-        grid.append(node("text", f"{100 * value:g}", x=x(value), y=y(0) + 16, text_anchor="middle"))
-    grid.append(node("text", "said with, %", x=x(1), y=float(side - 3), text_anchor="end"))
-    made.append(grid)
+        grid.add(node("line", x1=x(0), x2=x(1), y1=y(value), y2=y(value)))
+        grid.add(node("text", f"{100 * value:g}", x=float(left - 6), y=y(value) + 4, text_anchor="end"))
+        grid.add(node("text", f"{100 * value:g}", x=x(value), y=y(0) + 16, text_anchor="middle"))
+    grid.add(node("text", "said with, %", x=x(1), y=float(side - 3), text_anchor="end"))
+    made.add(grid)
     most = max(1, int(found.count.max()))
     for b in range(bins):
         if found.count[b]:
             share = float(found.right[b] / found.count[b])
-            made.append(node("rect", x=x(b / bins) + 1, width=inner / bins - 2, y=y(share), height=y(0) - y(share),
+            made.add(node("rect", x=x(b / bins) + 1, width=inner / bins - 2, y=y(share), height=y(0) - y(share),
                              class_=f"bar weight{1 + round(3 * math.sqrt(found.count[b] / most))}"))  # fmt: skip
-    made.append(node("line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="ideal"))
+    made.add(node("line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="ideal"))
     return node("figure", node("figcaption", title), made, class_="chart square")
 
 
@@ -148,7 +148,7 @@ def share_bar(share: float, *, low: float | None = None, high: float | None = No
                 node("rect", x=0, y=1, width=100.0 * share, height=8, class_="bar weight3"),
                 viewBox="0 0 100 10", preserveAspectRatio="none", class_="share", aria_hidden="true")  # fmt: skip
     if low is not None and high is not None:
-        made.append(node("line", x1=100.0 * low, x2=100.0 * high, y1=5, y2=5, class_="interval"))
+        made.add(node("line", x1=100.0 * low, x2=100.0 * high, y1=5, y2=5, class_="interval"))
     return made
 
 
@@ -157,6 +157,6 @@ def parts_bar(parts: Sequence[tuple[str, float]]) -> Node:
     made = node("svg", viewBox="0 0 100 6", preserveAspectRatio="none", class_="parts", aria_hidden="true")
     at = 0.0
     for n, (_, share) in enumerate(parts):
-        made.append(node("rect", x=at, y=0, width=100.0 * share, height=6, class_=f"part part{n}"))
+        made.add(node("rect", x=at, y=0, width=100.0 * share, height=6, class_=f"part part{n}"))
         at += 100.0 * share
     return made

@@ -3,43 +3,66 @@
 import base64
 import hashlib
 import json
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
+from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
-Node = ET.Element
-Child = Node | str | None | Iterable[Any]  # the latter of children again
 Attribute = str | int | float | bool | None
+VOID: Final = ("br", "img", "input", "meta")  # elements that have no end
+RAW: Final = ("script", "style")  # elements whose text is not escaped; what they may hold is checked
+
+
+class Node:
+    """An element: its tag, its attributes, its children, which are elements and texts."""
+
+    def __init__(self, tag: str, attributes: dict[str, str]) -> None:
+        self.tag = tag
+        self.attributes = attributes
+        self.children: list[Node | str] = []
+
+    def add(self, *children: "Child") -> None:
+        """Puts children behind the others, in their order; None is no child."""
+        for child in children:
+            if isinstance(child, Node | str):
+                self.children.append(child)
+            elif child is not None:
+                self.add(*child)
+
+    def write(self, out: list[str]) -> None:
+        """Adds it to `out` as HTML: every attribute and every text is escaped."""
+        out.append(f"<{self.tag}")
+        out += [f' {name}="{escape(value)}"' for name, value in self.attributes.items()]
+        out.append(">")
+        if self.tag in VOID:
+            return
+        for child in self.children:
+            if isinstance(child, Node):
+                child.write(out)
+            elif self.tag in RAW:
+                if "</" in child.lower() or "<!--" in child:
+                    raise ValueError(f"a {self.tag} that holds its own end")
+                out.append(child)
+            else:
+                out.append(escape(child, quote=False))
+        out.append(f"</{self.tag}>")
+
+
+Child = Node | str | None | Iterable[Any]  # the latter of children again
 
 
 def node(tag: str, *children: Child, **attributes: Attribute) -> Node:
-    """An element with its children, in their order; text is escaped when the tree is written.
+    """An element with its children.
 
-    `class_` is class, `aria_label` is aria-label; None and False leave an attribute out. None is no child.
+    `class_` is class, `aria_label` is aria-label; None and False leave an attribute out.
     """
-    made = ET.Element(tag)
-    for name, value in attributes.items():
-        if value is None or value is False:
-            continue
-        made.set(name.rstrip("_").replace("_", "-"), "" if value is True else _text(value))
-    _add(made, children)
+    made = Node(tag, {
+        name.rstrip("_").replace("_", "-"): "" if value is True else _text(value)
+        for name, value in attributes.items()
+        if value is not None and value is not False
+    })  # fmt: skip
+    made.add(*children)
     return made
-
-
-def _add(made: Node, children: Iterable[Any]) -> None:
-    for child in children:
-        if child is None:
-            continue
-        if isinstance(child, ET.Element):
-            made.append(child)
-        elif isinstance(child, str):
-            if len(made):
-                made[-1].tail = (made[-1].tail or "") + child
-            else:
-                made.text = (made.text or "") + child
-        else:
-            _add(made, child)
 
 
 def _text(value: str | float) -> str:
@@ -53,11 +76,11 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 class Column:
-    """A column of a table: its head, and whether it holds numbers."""
+    """A column of a table: its head, and whether it holds numbers, or sentences."""
 
-    def __init__(self, head: str, *, number: bool = False) -> None:
+    def __init__(self, head: str, *, number: bool = False, prose: bool = False) -> None:
         self.head = head
-        self.number = number
+        self.kind = "number" if number else "prose" if prose else None
 
 
 Cell = Child | tuple[Child, float | None]  # what is shown, and what it sorts by
@@ -72,17 +95,17 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]
     heads = []
     for column in columns:
         words: Child = node("button", column.head, type="button") if sorts else column.head
-        heads.append(node("th", words, scope="col", class_="number" if column.number else None,
+        heads.append(node("th", words, scope="col", class_=column.kind,
                           aria_sort="none" if sorts else None))  # fmt: skip
     body = node("tbody")
     for row in rows:
         line = node("tr")
         for at, (column, cell) in enumerate(zip(columns, row, strict=True)):
             shown, key = cell if isinstance(cell, tuple) else (cell, None)
-            line.append(node("td" if at else "th", shown, scope=None if at else "row",
-                             class_="number" if column.number else None,
+            line.add(node("td" if at else "th", shown, scope=None if at else "row",
+                             class_=column.kind,
                              data_key=None if key is None else f"{key:.9g}"))  # fmt: skip
-        body.append(line)
+        body.add(line)
     made = node("table", node("caption", caption), node("thead", node("tr", heads)), body,
                 class_="sorts" if sorts else None)  # fmt: skip
     scrolls = node("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
@@ -136,8 +159,9 @@ def document(title: str, body: Iterable[Node], data: Any) -> bytes:
     )
     whole = node("html", head, node("body", body, node("script", kept, type="application/json", id="page-data"),
                                     node("script", script)), lang="en")  # fmt: skip
-    text = "<!doctype html>\n" + ET.tostring(whole, encoding="unicode", method="html") + "\n"
-    return text.encode("utf-8", "backslashreplace")  # a byte of a path that is no text
+    out = ["<!doctype html>\n"]
+    whole.write(out)
+    return "".join(out).encode("utf-8", "backslashreplace")  # a byte of a path that is no text
 
 
 def _hash(text: str) -> str:

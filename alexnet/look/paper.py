@@ -4,10 +4,11 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..data.classes import imagenet_classes
+from ..data.preprocess import MEAN_FILE
 from ..network.cost import cost, difference
 from ..network.variants import LRN, Conv, Dropout, Linear, MaxPool, Variant, variant
 from .course import lasting, seconds
@@ -160,7 +161,7 @@ def settings(record: Record) -> list[tuple[str, list[Setting]]]:
     """The paper's network and training, beside the run's."""
     model, rule = record.variant, record.recipe
     here, whole = cost(model, len(record.classes)), cost(model, CLASSES)
-    neurons = {layer.name: layer.neurons for layer in whole.layers}
+    neurons = {layer.name: layer.neurons for layer in here.layers}
     network = [
         Setting("parameters", "60 million", f"{here.parameters:,}", 59_500_000 <= whole.parameters < 61_500_000,
                 "" if len(record.classes) == CLASSES else f"{whole.parameters:,} with 1,000 classes"),
@@ -169,10 +170,12 @@ def settings(record: Record) -> list[tuple[str, list[Setting]]]:
         *(Setting(f"neurons of {name}", f"{count:,}", f"{neurons.get(name, 0):,}",
                   neurons.get(name) in ((count, 290_400) if name == "conv1" else (count,)),
                   "55·55·96 is 290,400; the figure’s caption has 55·48·96" if name == "conv1" else
-                  "with 1,000 classes" if name == "fc8" and len(record.classes) != CLASSES else "")
+                  "one a class" if name == "fc8" else "")
           for name, count in NEURONS.items()),
         Setting("input", "224 by 224, cut from 256", f"{record.preprocess.side} by {record.preprocess.side}, cut from "
                 f"{record.preprocess.stored}", (record.preprocess.side, record.preprocess.stored) == (224, 256)),
+        Setting("subtracted", "the mean image", "the mean image" if record.preprocess.mean == MEAN_FILE else
+                plain(list(record.preprocess.mean)), record.preprocess.mean == MEAN_FILE),
         Setting("towers", "2", str(towers_of(model)), towers_of(model) == 2),
         Setting("normalization", "n 5, k 2, α 10⁻⁴, β 0.75", _lrn(model), _lrn(model) == "n 5, k 2, α 10⁻⁴, β 0.75"),
     ]  # fmt: skip
@@ -195,8 +198,6 @@ def settings(record: Record) -> list[tuple[str, list[Setting]]]:
         Setting("crops and mirror images", "random", "random" if _of(rule, "random_crop") and _of(rule, "mirror") else
                 "not both", bool(_of(rule, "random_crop") and _of(rule, "mirror"))),
         _equal(rule, "colour noise", "0.1", "colour_noise", 0.1),
-        Setting("subtracted", "the mean image", "the mean image" if record.preprocess.mean == "mean.npy" else
-                plain(list(record.preprocess.mean)), record.preprocess.mean == "mean.npy"),
         Setting("passes over the pictures", "about 90", "–" if epochs is None else f"{epochs:.1f}",
                 epochs is not None and 85 <= epochs <= 95),
         Setting("pictures to train on", "1.2 million", f"{record.data['train']:,}" if record.data is not None and
@@ -205,6 +206,8 @@ def settings(record: Record) -> list[tuple[str, list[Setting]]]:
                 plain(record.environment.get("processor", ""))),
         Setting("time", "five to six days", lasting(spent) if spent else "–", None),
     ]  # fmt: skip
+    if record.imported:
+        training = [replace(row, here="–", same=None, why="imported: not known") for row in training]
     return [("The network", network), ("The training", training)]
 
 
@@ -245,12 +248,18 @@ def paper(record: Record) -> Node:
     for where, rows in made:
         numbers = rows is not made[-1][1]
         columns = [Column("figure"), Column("paper", number=numbers), Column("this run", number=numbers),
-                   Column("comparable?"), Column("why not, or only in part")]  # fmt: skip
+                   Column("comparable?"), Column("why not, or only in part", prose=True)]  # fmt: skip
         cells: list[list[Cell]] = [
             [row.what, row.paper, row.here, _mark(row.comparable), "; ".join(row.why)] for row in rows
         ]
         tables.append(table(where, columns, cells))
-    settings_columns = [Column("setting"), Column("paper"), Column("this run"), Column("the same?"), Column("remark")]
+    settings_columns = [
+        Column("setting"),
+        Column("paper", prose=True),
+        Column("this run", prose=True),
+        Column("the same?"),
+        Column("remark", prose=True),
+    ]
     for where, rows in settings(record):
         cells = [
             [row.what, row.paper, row.here, "" if row.same is None else _mark("yes" if row.same else "no"), row.why]

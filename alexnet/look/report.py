@@ -109,6 +109,7 @@ def _page(records: Sequence[Record], book: Book) -> bytes:
             _part("Pictures that only one gets right",
                   alone if alone is not None else lacking("the runs were not judged by the same pictures")),
             _part("Class by class", comparison.by_class(records)),
+            _part("What differs between the recipes", settings.differences(records)),
         ]))  # fmt: skip
     tabs += [
         ("overview", "Overview", [

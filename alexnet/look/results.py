@@ -109,6 +109,10 @@ def headline(record: Record) -> Node:
         decoded = ~record.predictions.bad
         of = calibration(record.predictions.probability[decoded, 0], record.predictions.right()[decoded])
         facts.append(("calibration error", percent(of.ece), "too sure" if of.surplus > 0 else "too modest"))
+        apart = [pair for pair in pairs(record.predictions) if pair.true != pair.said]
+        if apart:
+            names = f"{record.names[apart[0].true]} as {record.names[apart[0].said]}"
+            facts.append(("most frequent mistake", names, f"{len(apart[0].rows):,} pictures"))
     facts.append(("loss", f"{found.loss:.3f}", "mean −log p"))
     return node(
         "div",
@@ -270,12 +274,12 @@ def confusions(record: Record, book: Book, *, at: int) -> Node:
         for other in range(len(names)):
             pair = cells.get((true, other))
             if pair is None:
-                line.append(node("td", node("span", "0", class_="zero")))
+                line.add(node("td", node("span", "0", class_="zero")))
                 continue
             heat = min(9, int(10 * len(pair.rows) / counts[true]))
-            line.append(node("td", _button(f"{len(pair.rows):,}", pair, names, at),
+            line.add(node("td", _button(f"{len(pair.rows):,}", pair, names, at),
                              class_=f"heat{heat}{' right' if true == other else ''}"))  # fmt: skip
-        body.append(line)
+        body.add(line)
     words = "True class in rows, class said in columns"
     kind = "matrix many" if len(names) > FEW else "matrix"
     made = node("table", node("caption", words), node("thead", head), body, class_=kind)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..data.samples import Samples, shown
 from .album import Album
 from .drawing import share_bar
-from .page import Cell, Child, Column, Node, behind, lacking, node, note, table
+from .page import Cell, Child, Column, Node, lacking, node, note, table
 from .record import Record
 
 SAMPLES: Final = 48  # pictures to train on that the sheet shows
@@ -36,38 +36,53 @@ def plain(value: Any) -> str:
 
 
 def recipe(records: Sequence[Record]) -> Node:
-    """Every value of the recipe and where it comes from; of several runs side by side, what differs first."""
-    names = list(dict.fromkeys(name for record in records for name in record.recipe))
-
-    def value(record: Record, name: str) -> str:
-        return plain(record.recipe[name]["value"]) if name in record.recipe else ABSENT
-
-    if len(records) == 1:
-        (record,) = records
-        columns = [Column("setting"), Column("value"), Column("from")]
-        rows: list[list[Cell]] = [[name, value(record, name), plain(record.recipe[name]["origin"])] for name in names]
-        changed = [node("li", f"step {step:,}: {name}: {now}, before {before}")
-                   for step, name, before, now in record.changes]  # fmt: skip
-        return node("div", table("Recipe", columns, rows, sorts=True),
-                    [node("p", "Changed on the way:"), node("ul", changed)] if changed else None)  # fmt: skip
-    apart = [name for name in names if len({value(record, name) for record in records}) > 1]
-    return node("div", _side_by_side("What differs between the recipes", apart, records, value),
-                behind("What is the same", _side_by_side("What is the same in all recipes", [name for name in names
-                       if name not in apart], records, value)))  # fmt: skip
+    """Every value of the recipes, and where each comes from; what was changed on the way."""
+    heads = [Column("setting")]
+    for record in records:
+        called = record.name if len(records) > 1 else "value"
+        heads += [Column(called, prose=True), Column("from")]
+    rows = [[shown(name), *(words for record in records for words in (value(record, name), origin(record, name)))]
+            for name in _names(records)]  # fmt: skip
+    changed = [
+        node("li", f"{record.name}, step {step:,}: {name}: {now}, before {before}")
+        for record in records
+        for step, name, before, now in record.changes
+    ]
+    taken = [record.name for record in records if record.imported]
+    remark = f"Imported: {', '.join(taken)}. Not how it was trained, but how “alexnet train” would go on with it."
+    return node("div", note(remark) if taken else None, table("Recipe", heads, rows, sorts=True),
+                [node("p", "Changed on the way:"), node("ul", changed)] if changed else None)  # fmt: skip
 
 
-def _side_by_side(caption: str, names: Sequence[str], records: Sequence[Record], value: Any) -> Node:
-    if not names:
-        return node("p", "Nothing.")
+def differences(records: Sequence[Record]) -> Node:
+    """The settings in which recipes differ, side by side."""
+    apart = [name for name in _names(records) if len({value(record, name) for record in records}) > 1]
+    if not apart:
+        return node("p", "Nothing: the recipes are the same.")
     columns = [Column("setting"), *(Column(record.name) for record in records)]
-    return table(caption, columns, [[shown(name), *(value(record, name) for record in records)] for name in names])
+    rows = [[shown(name), *(value(record, name) for record in records)] for name in apart]
+    return table("What differs between the recipes", columns, rows)
+
+
+def _names(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record.recipe))
+
+
+def value(record: Record, name: str) -> str:
+    """A setting of a run."""
+    return plain(record.recipe[name]["value"]) if name in record.recipe else ABSENT
+
+
+def origin(record: Record, name: str) -> str:
+    """Where a setting of a run comes from."""
+    return plain(record.recipe[name]["origin"]) if name in record.recipe else ABSENT
 
 
 def environment(records: Sequence[Record]) -> Node:
     """Versions, machine, kernels, command line."""
     names = list(dict.fromkeys(name for record in records for name in record.environment))
 
-    def value(record: Record, name: str) -> str:
+    def of(record: Record, name: str) -> str:
         if name not in record.environment:
             return ABSENT
         one = record.environment[name]
@@ -80,7 +95,7 @@ def environment(records: Sequence[Record]) -> Node:
     if not names:
         return node("div", absent)
     columns = [Column("what"), *(Column(record.name if len(records) > 1 else "value") for record in records)]
-    rows = [[shown(name), *(value(record, name) for record in records)] for name in names]
+    rows = [[shown(name), *(of(record, name) for record in records)] for name in names]
     return node("div", table("Environment at the beginning", columns, rows), absent)
 
 

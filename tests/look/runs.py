@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from alexnet import files
 from alexnet.data.sources import Data, open_data
-from alexnet.data.preprocess import to_json
 from alexnet.errors import BadImage
 from alexnet.evaluation.predictions import write_predictions
 from alexnet.evaluation.score import Answers
@@ -18,10 +18,8 @@ from alexnet.training import again, start
 from alexnet.training.start import Asked
 from alexnet.weights.run import Run, preprocess_of
 
-import torch
 
-
-def answers(data: Data, *, seed: int, sure: float = 2.0, bad: tuple[int, ...] = ()) -> Answers:
+def answers(data: Data, *, seed: int, sure: float = 1.5, bad: tuple[int, ...] = ()) -> Answers:
     """What a network of some skill might say of the held-out pictures: its probabilities are softmaxes."""
     assert data.val is not None
     labels, classes = data.val.label, len(data.classes)
