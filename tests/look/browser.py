@@ -120,15 +120,18 @@ class Page:
         return found
 
 
+def program() -> str | None:
+    """Where the browser is; None: there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @contextmanager
 def browser(folder: Path):
-    """A page of a new browser, whose profile and downloads go into `folder`."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "no chromium"
+    """A page of a new browser, whose profile goes into `folder`."""
     there, into = os.pipe()
     out, here = os.pipe()
-    # the protocol's pipes are descriptors 3 and 4
-    command = ["sh", "-c", f'exec "$@" 3<&{there} 4>&{here}', "sh", program, "--headless", "--no-sandbox",
+    # the protocol's pipes are descriptors 3 and 4; dash knows no descriptor above 9
+    command = ["bash", "-c", f'exec "$@" 3<&{there} 4>&{here}', "bash", str(program()), "--headless", "--no-sandbox",
                "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run",
                "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
     process = subprocess.Popen(command, pass_fds=(there, here), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -17,6 +17,7 @@ from alexnet.ranks import precision_of
 from alexnet.training import again, start
 from alexnet.training.start import Asked
 from alexnet.weights.run import Run, preprocess_of
+from tests.pictures import write_folder
 
 
 def answers(data: Data, *, seed: int, sure: float = 1.5, bad: tuple[int, ...] = ()) -> Answers:
@@ -72,4 +73,25 @@ def write_run(
                           "top1": top1 * (0.4 + 0.6 * share), "top5": 1.0, "bad_images": len(said.bad)})  # fmt: skip
             files.append_array(run.kernels, model.get_parameter("conv1.weight").detach().numpy(), at=step // each - 1)
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+# what ends a script and begins another, and what JavaScript once took for the end of a line
+EVIL = "</script><script>alert(1)</script><!--\u2028"
+
+
+def strange_pictures(folder: Path) -> Path:
+    """Three classes, one of a name that a spreadsheet would compute, and a picture with a name that is HTML."""
+    write_folder(folder, classes=3, each=60, side=24)
+    (folder / "class1").rename(folder / "=1+1")
+    (folder / "class2" / "000.png").rename(folder / "class2" / "<img src=x onerror=alert(1)>.png")
+    return folder
+
+
+def strange_run(folder: Path, pictures: Path) -> Run:
+    """A run on them; the words of one of its classes would end a script."""
+    run = write_run(folder, pictures)
+    classes = json.loads((folder / "classes.json").read_text())
+    classes[2]["words"] = EVIL
+    files.write_json(folder / "classes.json", classes)
     return run

@@ -23,10 +23,9 @@ from alexnet.look.record import read, run_of
 from alexnet.network.variants import variant
 from alexnet.training.adopt import adopt
 from alexnet.weights.run import Run, open_run
-from tests.look.runs import answers, write_run
+from tests.look.runs import EVIL, answers, strange_pictures, strange_run, write_run
 from tests.pictures import write_folder
 
-EVIL = "</script><script>alert(1)</script><!--\u2028"
 PARTS = ("Score", "Curves", "First layer", "Can its probabilities be believed?", "What is taken for what",
          "The worst mistakes", "Likely label errors", "Each class", "Data sheet", "Recipe", "Where the time went",
          "Environment", "Beside the paper")  # fmt: skip
@@ -66,21 +65,12 @@ class Read(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Three classes, one of a name that a spreadsheet would compute, and a picture with a name that is HTML."""
-    folder = write_folder(tmp_path_factory.mktemp("pictures"), classes=3, each=60, side=24)
-    (folder / "class1").rename(folder / "=1+1")
-    (folder / "class2" / "000.png").rename(folder / "class2" / "<img src=x onerror=alert(1)>.png")
-    return folder
+    return strange_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, pictures) -> Run:
-    """A run, one of whose classes has words that would end a script and begin another."""
-    made = write_run(tmp_path_factory.mktemp("runs") / "first", pictures)
-    classes = json.loads((made.folder / "classes.json").read_text())
-    classes[1]["words"] = EVIL
-    (made.folder / "classes.json").write_text(json.dumps(classes))
-    return made
+    return strange_run(tmp_path_factory.mktemp("runs") / "first", pictures)
 
 
 @pytest.fixture(scope="module")
