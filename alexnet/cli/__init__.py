@@ -13,7 +13,21 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, exporting, importing, info, predict, report, train
+from . import (
+    bench,
+    compare,
+    data,
+    exporting,
+    features,
+    figure,
+    importing,
+    info,
+    neighbours,
+    predict,
+    probe,
+    report,
+    train,
+)
 from .eval import evaluate
 
 
@@ -56,8 +70,13 @@ app.command(info.info)
 app.command(report.report)
 app.command(bench.bench)
 app.command(data.app)
+app.command(figure.app)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
+app.command(features.features)
+app.command(neighbours.neighbours)
+app.command(compare.compare)
+app.command(probe.probe)
 
 
 def visible(text: str) -> str:

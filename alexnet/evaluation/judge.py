@@ -92,6 +92,46 @@ def known(given: Samples, loaded: Loaded) -> tuple[Pictures, Samples]:
     return ("held out", given.take(rows)) if rows else ("others", given)
 
 
+def answered(
+    loaded: Loaded,
+    samples: Samples,
+    where: str,
+    *,
+    views: int,
+    batch_size: int,
+    device: torch.device,
+    backend: str,
+    precision: str,
+    threads: int,
+    bad_images: BadImages,
+) -> tuple[Backend, Answers]:
+    """What a run says of samples, its classes in the order of theirs, and what computed it.
+
+    DataError: other classes. NumbersError: answers that are not finite.
+    """
+    order = samples.classes.match(loaded.classes, where)  # its label i is our label order[i]
+    loaded.model.kernels = unmeasured(device)
+    pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
+    by, logits = backend_of(loaded, backend, precision=precision, device=device, pictures=pictures_of)
+    answers = answer(
+        loaded.model,
+        samples,
+        loaded.preprocess,
+        loaded.mean,
+        views=views,
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+        bad_images=bad_images,
+        network=logits,
+    )
+    if not np.isfinite(answers.probabilities).all():
+        raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")
+    ordered = np.empty_like(answers.probabilities)
+    ordered[:, order] = answers.probabilities
+    return by, Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views)
+
+
 def judge(
     runs: list[str],
     data: str | None,
@@ -135,27 +175,19 @@ def judge(
                     f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
                 )
         notes += loaded.notes
-        order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
-        loaded.model.kernels = unmeasured(where_computed)
-        pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
-        by, logits = backend_of(loaded, backend, precision=precision, device=where_computed, pictures=pictures_of)
-        backends.append(by)
-        answers = answer(
-            loaded.model,
+        by, answers = answered(
+            loaded,
             samples,
-            loaded.preprocess,
-            loaded.mean,
+            where,
             views=views,
             batch_size=batch_size,
-            device=device,
+            device=where_computed,
+            backend=backend,
+            precision=precision,
             threads=threads,
             bad_images=bad_images,
-            network=logits,
         )
-        if not np.isfinite(answers.probabilities).all():
-            raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")
-        ordered = np.empty_like(answers.probabilities)
-        ordered[:, order] = answers.probabilities
-        said.append(Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views))
+        backends.append(by)
+        said.append(answers)
     together = average(said) if len(said) > 1 else said[0]
     return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends, notes)

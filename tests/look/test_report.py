@@ -23,7 +23,7 @@ from alexnet.look.record import read, run_of
 from alexnet.network.variants import variant
 from alexnet.training.adopt import adopt
 from alexnet.weights.run import Run, open_run
-from tests.look.runs import EVIL, answers, strange_pictures, strange_run, write_run
+from tests.look.folders import EVIL, answers, strange_pictures, strange_run, write_run
 from tests.pictures import write_folder
 
 PARTS = ("Score", "Curves", "First layer", "Can its probabilities be believed?", "What is taken for what",

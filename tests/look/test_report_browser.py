@@ -16,7 +16,7 @@ from alexnet.data.sources import open_data
 from alexnet.look import report
 from alexnet.weights.run import Run
 from tests.look.browser import Page, browser, program
-from tests.look.runs import EVIL, answers, strange_pictures, strange_run, write_run
+from tests.look.folders import EVIL, answers, strange_pictures, strange_run, write_run
 
 pytestmark = pytest.mark.slow
 
