@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import files
-from ..data.cache import DAMAGE
 from ..data.classes import Classes
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
@@ -23,6 +22,7 @@ from ..evaluation.predictions import Predictions, read_predictions
 from ..network.variants import Variant, variant
 from ..weights import checkpoint
 from ..weights.run import Run
+from .kernels import read_kernels
 from .metrics import read_metrics
 
 Line = dict[str, Any]  # of metrics.jsonl
@@ -159,16 +159,12 @@ def _fitting(said: Predictions, classes: int, path: Path) -> Predictions:
 
 def _take_kernels(record: Record, *, checkpoints: bool) -> None:
     """conv1's kernels after the last whole epoch, else those of the best checkpoint."""
-    path, run = record.run.kernels, record.run
-    if path.exists():
-        try:
-            kept = np.load(path, mmap_mode="r", allow_pickle=False)
-            whole = [epoch for epoch in range(len(kept)) if np.isfinite(kept[epoch]).all()]
-            if whole:
-                record.kernels = np.array(kept[whole[-1]], np.float32)
-                record.kernels_of = f"after epoch {whole[-1] + 1}"
-        except DAMAGE:
-            raise DataError(f"{path}: damaged") from None
+    run = record.run
+    if run.kernels.exists():
+        kept = read_kernels(run)
+        whole = [epoch for epoch in range(len(kept)) if np.isfinite(kept[epoch]).all()]
+        if whole:
+            record.kernels, record.kernels_of = np.array(kept[whole[-1]]), f"after epoch {whole[-1] + 1}"
     folder = run.pointer("best") or run.pointer("last")
     if record.kernels is None and checkpoints and folder is not None:
         record.kernels = checkpoint.load(folder, training=False).model["conv1.weight"].float().numpy()
