@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import files
-from ..data.samples import Samples
+from ..data.samples import Samples, shown
 from ..errors import DataError, UsageError
 from ..evaluation.judge import own_data
 from ..evaluation.score import wilson
@@ -167,8 +167,8 @@ def _in_short(record: Record) -> str:
         done = f"{record.steps:,} updates"
     else:
         done = f"{record.step:,} of {record.steps:,} updates so far"
-    source = f" on {Path(record.data['source']).name}" if record.data is not None else ""
-    named = record.recipe.get("name", {}).get("value", "")
+    source = f" on {shown(Path(record.data['source']).name)}" if record.data is not None else ""
+    named = settings.value(record, "name")
     return f"variant {record.variant.name}, recipe {named}{source}, {len(record.classes):,} classes, {done}"
 
 

@@ -103,7 +103,7 @@ def test_names_that_are_html_stay_text(page, double):
     assert page.js("document.scripts.length") == 2
     assert page.js("[...document.images].every((one) => one.src.startsWith('data:image/'))")
     text = page.js("document.body.textContent")
-    assert text.count(EVIL) > 10 and "<img src=x onerror=alert(1)>.png" in text
+    assert text.count(EVIL) > 10 and text.count("<img src=x onerror=alert(1)>") > 10
     assert page.js("document.querySelectorAll('[onerror]').length") == 0
 
 
@@ -172,10 +172,12 @@ def test_a_class_is_found(page, tmp_path):
     page.open(path, tab="#classes")
     page.js("(() => { const field = document.querySelector('#panel-classes input'); field.value = 'MORE2';"
             "field.dispatchEvent(new Event('input')); })()")  # fmt: skip
-    seen = page.js("[...document.querySelectorAll('#panel-classes tbody tr')].filter((one) => !one.hidden)"
-                   ".map((one) => one.cells[0].textContent)")  # fmt: skip
-    assert sorted(seen) == ["more2", *(f"more2{k}" for k in range(10))]
-    assert page.js("document.querySelector('#panel-classes output').textContent") == "11 of 33"
+    rows = page.js("[...document.querySelectorAll('#panel-classes tbody tr')].map((one) =>"
+                   "[one.hidden, one.cells[0].textContent, one.textContent])")  # fmt: skip
+    assert all(hidden == ("more2" not in text) for hidden, _, text in rows)
+    seen = [name for hidden, name, _ in rows if not hidden]
+    assert {"more2", *(f"more2{k}" for k in range(10))} <= set(seen) and len(seen) < len(rows) == 33
+    assert page.js("document.querySelector('#panel-classes output').textContent") == f"{len(seen)} of 33"
 
 
 @pytest.mark.parametrize("which", ["single", "double"])
@@ -223,9 +225,11 @@ def test_axe_finds_nothing_serious(which, dark, page, request):
 
 def axe(page: Page) -> list[str]:
     """The serious and critical violations of what is to be seen, each with its first element."""
-    found = page.js("axe.run().then((found) => found.violations.filter((one) => ['serious', 'critical'].includes("
-                    "one.impact)).map((one) => [one.id, one.nodes[0].html, one.nodes[0].failureSummary]))")  # fmt: skip
-    assert page.js("axe.run().then((found) => found.passes.length)") > 10
+    found, passed = page.js(
+        "axe.run().then((found) => [found.violations.filter((one) => ['serious', 'critical'].includes(one.impact))"
+        ".map((one) => [one.id, one.nodes[0].html, one.nodes[0].failureSummary]), found.passes.length])"
+    )
+    assert passed > 10
     return [" ".join(one) for one in found]
 
 
@@ -288,7 +292,7 @@ def test_fifty_thousand_pictures_of_a_thousand_classes(page, tmp_path, capsys):
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
     data = open_data(str(archive))
-    run = write_run(tmp_path / "run", archive, data=data, said=answers(data, seed=0, sure=4.0))
+    run = write_run(tmp_path / "run", archive, data=data, said=answers(data, seed=0, sure=3.0))
     begin = time.monotonic()
     made = report.report([run])
     seconds = time.monotonic() - begin
