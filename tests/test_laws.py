@@ -298,7 +298,7 @@ def test_the_core_is_imported_without_the_command_line_and_the_decoder():
 VERBS = (("train.py", "train"), ("eval.py", "evaluate"), ("predict.py", "predict"), ("info.py", "info"),
          ("data.py", "check"), ("data.py", "stats"), ("data.py", "pack"), ("bench.py", "bench"),
          ("importing.py", "import_model"), ("exporting.py", "export_model"), ("features.py", "features"),
-         ("neighbours.py", "neighbours"), ("compare.py", "compare"), ("probe.py", "probe"),
+         ("neighbours.py", "neighbours"), ("compare.py", "compare"), ("probe.py", "probe"), ("report.py", "report"),
          *(("figure.py", kind) for kind in ("network", "filters", "predictions", "neighbours", "curves", "views", "augment",
                                             "maps", "units", "confusion")))  # fmt: skip
 

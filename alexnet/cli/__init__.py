@@ -13,7 +13,21 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, compare, data, exporting, features, figure, importing, info, neighbours, predict, probe, train
+from . import (
+    bench,
+    compare,
+    data,
+    exporting,
+    features,
+    figure,
+    importing,
+    info,
+    neighbours,
+    predict,
+    probe,
+    report,
+    train,
+)
 from .eval import evaluate
 
 # Before torch is loaded, which reads both once (docs/log.md has what they give). The threads of GNU's OpenMP wait awake
@@ -59,6 +73,7 @@ app.command(train.train)
 app.command(evaluate, name="eval")
 app.command(predict.predict)
 app.command(info.info)
+app.command(report.report)
 app.command(bench.bench)
 app.command(data.app)
 app.command(figure.app)

@@ -90,8 +90,8 @@ def filters(
         json: print one JSON document
     """
     from ..look.figures import run_folder
-    from ..look.filters import draw_film, draw_filters, read_kernels
-    from ..look.kernels import towers_of
+    from ..look.filters import draw_film, draw_filters
+    from ..look.kernels import read_kernels, towers_of
 
     path = _place("filters", run, out=out, dpi=dpi)
     kernels = read_kernels(run_folder(run, "kernels.npy")) if over_time else None

@@ -1,19 +1,15 @@
 """The first layer's kernels as figure 3 of the paper shows them, and how they came to be."""
 
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..data.cache import DAMAGE
 from ..errors import UsageError
-from ..weights.run import Run
 from .figures import WIDTH, bare
 from .kernels import ACROSS, BETWEEN, LINE, WHITE, kernel_sheet
 
-FILE: Final = "kernels.npy"
 MOST_EPOCHS: Final = 10  # rows of a film
 SIDE, HEAD, MARGIN = 0.32, 0.36, 0.08  # inches
 MOST, LEAST = 0.05, 6.5  # inches: a weight, and a figure, which has words above
@@ -38,7 +34,7 @@ def draw_film(kernels: NDArray[np.floating], *, towers: int) -> Figure:
     """
     known = np.flatnonzero(np.isfinite(kernels).all((1, 2, 3, 4)))
     if not len(known):
-        raise UsageError(f"{FILE}: no epoch of it was written whole")
+        raise UsageError("kernels.npy: no epoch of it was written whole")
     shown = known[np.unique(np.linspace(0, len(known) - 1, min(MOST_EPOCHS, len(known))).round().astype(int))]
     each, k = kernels.shape[1] // towers, kernels.shape[3]
     few = min(each, ACROSS // towers)
@@ -72,21 +68,3 @@ def _sheet(sheet: NDArray[np.uint8], said: str, *, words: bool) -> tuple[Figure,
     bare(axes).imshow(sheet, interpolation="nearest", aspect="auto")
     figure.text((left + 0.03) / wide, (tall + 0.1) / whole, said, va="bottom", fontsize=9)
     return figure, left / wide, tall / whole
-
-
-def read_kernels(run: Run) -> NDArray[np.float32]:
-    """kernels.npy of a run: float32 (epochs, O, 3, k, k), not read into memory. UsageError names the file: missing, or
-    not such an array.
-    """
-    path: Path = run.folder / FILE
-    try:
-        kernels = np.lib.format.open_memmap(path, mode="r")  # objects are refused
-    except FileNotFoundError:
-        raise UsageError(f"{path}: missing; a training writes it, an epoch at a time") from None
-    except DAMAGE as reason:
-        raise UsageError(f"{path}: cannot be read as an array of numbers ({str(reason).splitlines()[0]})") from None
-    if kernels.dtype != np.float32 or kernels.ndim != 5:
-        raise UsageError(f"{path}: expected float32 (epochs, kernels, 3, k, k)")
-    if kernels.shape[2] != 3 or kernels.shape[3] != kernels.shape[4] or not kernels.size:
-        raise UsageError(f"{path}: {kernels.shape}, expected (epochs, kernels, 3, k, k)")
-    return kernels

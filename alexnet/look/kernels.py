@@ -1,11 +1,14 @@
-"""The first layer's kernels as a picture: figure 3 of the paper."""
+"""The first layer's kernels as a picture, figure 3 of the paper, and as a run kept them."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.cache import DAMAGE
+from ..errors import UsageError
 from ..network.variants import Conv, Variant
+from ..weights.run import Run
 
 ACROSS = 16  # kernels beside each other, as in the paper's figure
 LINE, BETWEEN = 1, 5  # pixels of white between two kernels, and between two towers
@@ -50,3 +53,21 @@ def tiled(tiles: NDArray[np.uint8], *, rows: int | None = None, towers: int = 1)
         x = place % across * (w + LINE) + LINE
         sheet[y : y + h, x : x + w] = tile
     return sheet
+
+
+def read_kernels(run: Run) -> NDArray[np.float32]:
+    """kernels.npy of a run: float32 (epochs, O, 3, k, k), not read into memory. UsageError names the file: missing, or
+    not such an array.
+    """
+    path = run.kernels
+    try:
+        kernels = np.lib.format.open_memmap(path, mode="r")  # objects are refused
+    except FileNotFoundError:
+        raise UsageError(f"{path}: missing; a training writes it, an epoch at a time") from None
+    except DAMAGE as reason:
+        raise UsageError(f"{path}: cannot be read as an array of numbers ({str(reason).splitlines()[0]})") from None
+    if kernels.dtype != np.float32 or kernels.ndim != 5:
+        raise UsageError(f"{path}: expected float32 (epochs, kernels, 3, k, k)")
+    if kernels.shape[2] != 3 or kernels.shape[3] != kernels.shape[4] or not kernels.size:
+        raise UsageError(f"{path}: {kernels.shape}, expected (epochs, kernels, 3, k, k)")
+    return kernels

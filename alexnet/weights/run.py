@@ -79,6 +79,9 @@ class Run:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.metrics = folder / "metrics.jsonl"
+        self.predictions = folder / "predictions" / "val.parquet"
+        self.kernels = folder / "kernels.npy"
+        self.report = folder / "report.html"
 
     def exists(self) -> bool:
         """Whether a training was started here."""

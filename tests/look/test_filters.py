@@ -5,8 +5,8 @@ import pytest
 
 from alexnet.errors import UsageError
 from alexnet.look.figures import style
-from alexnet.look.filters import draw_film, draw_filters, read_kernels
-from alexnet.look.kernels import kernel_sheet
+from alexnet.look.filters import draw_film, draw_filters
+from alexnet.look.kernels import kernel_sheet, read_kernels
 from alexnet.weights.run import Run
 from tests.look.words import crowded, said
 
