@@ -297,7 +297,7 @@ def test_the_core_is_imported_without_the_command_line_and_the_decoder():
 
 VERBS = (("train.py", "train"), ("eval.py", "evaluate"), ("predict.py", "predict"), ("info.py", "info"),
          ("data.py", "check"), ("data.py", "stats"), ("data.py", "pack"), ("bench.py", "bench"),
-         ("importing.py", "import_model"), ("exporting.py", "export_model"))  # fmt: skip
+         ("importing.py", "import_model"), ("exporting.py", "export_model"), ("explain.py", "explain"))  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "verb"), VERBS)

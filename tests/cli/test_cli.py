@@ -24,7 +24,7 @@ from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
 VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "check"], ["data", "stats"],
-         ["data", "pack"], ["data", "get"], ["import"], ["export"])  # fmt: skip
+         ["data", "pack"], ["data", "get"], ["import"], ["export"], ["explain"])  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
