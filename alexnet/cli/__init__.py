@@ -13,7 +13,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
-from . import bench, data, explain, exporting, importing, info, predict, train
+from . import bench, data, explain, exporting, figure, importing, info, predict, train
 from .eval import evaluate
 
 
@@ -55,9 +55,10 @@ app.command(predict.predict)
 app.command(info.info)
 app.command(bench.bench)
 app.command(data.app)
+app.command(figure.app)
+app.command(explain.explain)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
-app.command(explain.explain)
 
 
 def visible(text: str) -> str:

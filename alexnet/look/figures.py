@@ -1,7 +1,6 @@
 """How every figure is drawn and written: one style, no display, and the same bytes each time."""
 
 import io
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 from .. import files
+from ..data.classes import WNID, Classes
 from ..errors import UsageError
 from ..weights.run import Run
 
@@ -74,7 +74,7 @@ def write_figure(figure: Figure, path: Path, *, dpi: int = DPI) -> None:
         raise UsageError(f"{path}: expected a name that ends in .png or .svg")
     stream = io.BytesIO()
     # what says when, or by which version, would make other bytes of the same figure
-    nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    nothing = dict.fromkeys(["Software"] if kind == "png" else ["Date", "Creator"])
     figure.savefig(stream, format=kind, dpi=dpi, metadata=nothing)
     try:
         path.parent.mkdir(exist_ok=True)  # and no more: a run folder that is gone is not made again
@@ -92,6 +92,16 @@ def run_of(where: str) -> Run | None:
     return next((run for run in map(Run, candidates) if run.exists()), None)
 
 
+def run_folder(where: str, what: str) -> Run:
+    """The run that RUN belongs to. UsageError: it is no run's, and `what` is to be had from one alone."""
+    run = run_of(where)
+    if run is None:
+        under = Path("runs") / where
+        hint = f"; {under} is one" if Run(under).exists() else ""
+        raise UsageError(f"{where}: not a run folder, and {what} only a run has{hint}")
+    return run
+
+
 def place_of(where: str, kind: str) -> Path:
     """Where a figure goes unasked: figures/KIND.png of the run, or KIND-NAME.png here for what is no run's."""
     run = run_of(where)
@@ -104,9 +114,10 @@ def short(text: str, most: int) -> str:
     return plain if len(plain) <= most else f"{plain[: most - 1].rstrip()}…"
 
 
-def wrapped(text: str, width: int, lines: int) -> str:
-    """Outside words on `lines` lines of `width` characters at most."""
-    return "\n".join(textwrap.wrap(short(text, width * lines), width, max_lines=lines, placeholder="…"))
+def named(classes: Classes, label: int, most: int) -> str:
+    """A class for a figure: its words, of a wnid's synonyms the first."""
+    words = classes.words[label]
+    return short(words.partition(",")[0] if WNID.fullmatch(classes.keys[label]) else words, most)
 
 
 def bare(axes: Axes) -> Axes:

@@ -16,7 +16,7 @@ from matplotlib.patches import Polygon
 from matplotlib.patheffects import withStroke
 
 from ..network.cost import Cost, LayerCost, Shape, cost
-from ..network.variants import LRN, BatchNorm, Conv, Dropout, Linear, MaxPool, Pad, ReLU, Row, Variant, WithinMapLRN
+from ..network.variants import Conv, Linear, MaxPool, Pad, Row, Variant
 from .figures import BLUE, FAINT, INK, ORANGE, PALE
 from .kernels import towers_of
 
@@ -31,7 +31,8 @@ LETTER, LINE, SPACE = 0.068, 0.15, 0.1  # of small print
 LETTERS: Final = 14  # an inch of running text
 GREY = "#8c8c8c"  # what belongs to no tower
 TOWERS = (BLUE, ORANGE)
-AFTER: Final = {ReLU: "ReLU", LRN: "LRN", WithinMapLRN: "LRN in maps", BatchNorm: "batch norm", Dropout: "dropout"}
+AFTER: Final = {"relu": "ReLU", "lrn": "LRN", "within_map_lrn": "LRN in maps", "batch_norm": "batch norm",
+                "dropout": "dropout"}  # fmt: skip
 
 
 @dataclass
@@ -110,18 +111,18 @@ def draw_network(variant: Variant, classes: int) -> Figure:
 
 def _placed(columns: Sequence[Column]) -> float:
     """Gives each column its place; returns the width of them all, in inches. Words need room, as boxes do."""
-    x = MARGIN
-    for before, column in zip([None, *columns], columns, strict=False):
-        feet = _wide([size_of(column), column.name, *column.after]) / 2
-        if before is None:
-            x += max(0.0, feet - column.wide / 2)
-        else:
-            end = before.left + before.wide
-            between = max(GAP, _wide(done(column)) - 0.5 * min(before.wide, column.wide))
-            under = _wide([size_of(before), before.name, *before.after]) / 2 + feet + SPACE
-            x = max(end + between, before.left + before.wide / 2 + under - column.wide / 2)
-        column.left = x
-    return columns[-1].left + max(columns[-1].wide, columns[-1].wide / 2 + feet) + MARGIN
+    first, last = columns[0], columns[-1]
+    first.left = MARGIN + max(0.0, _under(first) / 2 - first.wide / 2)
+    for before, column in itertools.pairwise(columns):
+        between = max(GAP, _wide(done(column)) - 0.5 * min(before.wide, column.wide))
+        under = (_under(before) + _under(column)) / 2 + SPACE
+        column.left = max(before.left + before.wide + between, before.left + (before.wide - column.wide) / 2 + under)
+    return last.left + max(last.wide, last.wide / 2 + _under(last) / 2) + MARGIN
+
+
+def _under(column: Column) -> float:
+    """Inches that the words below a column take."""
+    return _wide([size_of(column), column.name, *column.after])
 
 
 def _wide(words: Sequence[str]) -> float:
@@ -137,8 +138,8 @@ def columns_of(variant: Variant, whole: Cost) -> list[Column]:
         last = columns[-1]
         if isinstance(row, Conv | Linear | MaxPool) or layer.out != last.shape:
             columns.append(_column(row, layer, last, both))
-        elif type(row) in AFTER:
-            last.after.append(AFTER[type(row)])
+        elif row.kind in AFTER:
+            last.after.append(AFTER[row.kind])
     return columns
 
 
