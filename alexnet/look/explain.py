@@ -26,6 +26,7 @@ from ..network.cost import out_shape
 from ..network.variants import AdaptivePool, Conv, MaxPool, ReLU, Variant
 from ..weights.run import Loaded
 from .figures import WIDTH, picture, short
+from .views import pictured
 
 By = Literal["gradcam", "occlusion", "integrated-gradients", "guided"]
 BY: Final[tuple[By, ...]] = get_args(By)
@@ -57,11 +58,10 @@ def modules_of(net: AlexNet) -> nn.Sequential:
     The ReLUs are torch's, for guided backpropagation replaces their gradient; every other row is computed by the
     network, local response normalization too. Nothing is overwritten, and nothing is dropped.
     """
-    chain = {
-        row.name: nn.ReLU() if isinstance(row, ReLU) else _Row(net.eval(), index)
-        for index, row in enumerate(net.variant.layers)
-    }
-    return nn.Sequential(OrderedDict(chain)).eval()
+    chain: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, row in enumerate(net.eval().variant.layers):
+        chain[row.name] = nn.ReLU() if isinstance(row, ReLU) else _Row(net, index)
+    return nn.Sequential(chain).eval()
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def explain(
     normalise = Normalise(loaded.preprocess, loaded.mean, place)
     net = loaded.model.to(place)
     chain = modules_of(net)
-    x = test_views(torch.from_numpy(stored)[None].to(place), normalise, views=1)  # (1, 3, s, s)
+    images = torch.from_numpy(stored)[None].to(place)
+    x, nothing = (test_views(one, normalise, views=1) for one in (images, torch.zeros_like(images)))  # (1, 3, s, s)
     p = probabilities(chain, x)[0]
     likeliest = int(p.argmax())
     label = likeliest if label is None else label
@@ -127,7 +128,7 @@ def explain(
         float(p[label]),
         likeliest,
         float(p[likeliest]),
-        seen(x, normalise),
+        pictured(x, nothing, normalise)[0],
         found.cpu().numpy(),
         facts,
         deletion,
@@ -189,6 +190,7 @@ def gradcam(chain: nn.Sequential, variant: Variant, x: Tensor, label: int, layer
     if n == 1:
         raise UsageError(f"--layer {layer}: {name} of {variant.name} has no maps, which gradcam needs; take {LAYER}")
     cells = LayerGradCam(chain, chain.get_submodule(name)).attribute(x, target=label, relu_attributions=True)
+    assert isinstance(cells, Tensor)  # a tuple for a layer of several outputs
     at = (2 * (torch.arange(side, device=x.device) - first) / step / (n - 1) - 1).clamp(-1, 1)
     grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), 2)[None]  # (1, s, s, 2) of x, y
     whole = F.grid_sample(cells.detach(), grid, align_corners=True)[0, 0]
@@ -296,13 +298,6 @@ def deleted(chain: nn.Sequential, x: Tensor, values: Tensor, label: int) -> dict
     chosen = torch.cat([chosen, scattered(side, DELETED, draws=DRAWS, seed=0)])
     p = probabilities(chain, without(x, chosen))[:, label].tolist()
     return {"share": DELETED, "most": p[0], "middle": p[1], "random": float(np.mean(p[2:]))}
-
-
-def seen(x: Tensor, normalise: Normalise) -> NDArray[np.uint8]:
-    """An input (1, 3, s, s) as the picture that it was: uint8 (s, s, 3) RGB."""
-    mean, gain = normalise.of_centre()
-    pixels = (x[0].permute(1, 2, 0) / gain + mean).round().clamp(0, 255).to(torch.uint8)
-    return (pixels.flip(2) if normalise.bgr else pixels).cpu().numpy()
 
 
 def weights(values: NDArray[np.float32]) -> dict[str, Any]:

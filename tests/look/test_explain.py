@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,15 +13,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from alexnet.cli import main
-from alexnet.data.augment import Normalise
-from alexnet.data.augment import test_views as views_of
 from alexnet.data.classes import Classes
 from alexnet.errors import UsageError
 from alexnet.look import explain
 from alexnet.look.explain import BY
 from alexnet.network.build import AlexNet
 from alexnet.network.variants import CAFFE, PAPER, TINY, TORCHVISION, VARIANTS, ReLU
-from alexnet.weights.run import open_run, preprocess_of
+from alexnet.weights.run import open_run
 from tests.networks import apart, images, lively, small
 from tests.pictures import picture
 
@@ -194,15 +193,17 @@ def test_other_weights_are_another_map(tiny, by):
     assert spearmanr(first, another).statistic < (0.99 if by == "guided" else 0.9), "and so is another class"
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_what_is_shown_is_what_goes_in(name):
-    side, record, random = VARIANTS[name].side, preprocess_of(VARIANTS[name]), np.random.default_rng(0)
-    stored = random.integers(0, 256, (record.stored, record.stored, 3), np.uint8)
-    mean = random.uniform(90, 160, stored.shape).astype(np.float32) if record.mean == "mean.npy" else None
-    normalise = Normalise(record, mean, torch.device("cpu"))
-    x = views_of(torch.from_numpy(stored)[None], normalise, views=1)
-    edge = (record.stored - side) // 2
-    assert (explain.seen(x, normalise) == stored[edge : edge + side, edge : edge + side]).all()
+@pytest.mark.parametrize("colour", ["RGB", "BGR"])
+def test_what_is_shown_is_the_centre_view(colour):
+    stored = np.random.default_rng(0).integers(0, 256, (73, 73, 3), np.uint8)
+    mean = np.random.default_rng(1).uniform(90, 160, stored.shape).astype(np.float32)
+    loaded = open_run("tiny")
+    loaded.preprocess, loaded.mean = replace(loaded.preprocess, colour=colour), mean
+    one = explain.explain(loaded, stored, by="guided")
+    assert (one.image == stored[4:68, 4:68]).all()
+    centre = stored[4:68, 4:68].astype(np.float32)[:, :, :: -1 if colour == "BGR" else 1] - mean[4:68, 4:68]
+    x = torch.from_numpy(centre.transpose(2, 0, 1).copy())[None]
+    assert apart(torch.from_numpy(one.map), guided_by_hand(loaded.model, x, one.label)[0].abs().sum(0)) < 1e-5
 
 
 def test_where_the_weight_lies():

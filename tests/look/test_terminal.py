@@ -376,13 +376,13 @@ def predicted(tmp_path: Path, *more: str) -> Path:
 
 
 def test_predict_in_a_terminal(play, tmp_path):
-    played = play({}, TERM="xterm-kitty", COLUMNS="60")
+    played = play({}, TERM="xterm-kitty", COLUMNS="90")
     path = predicted(tmp_path)
     said = played.shown().decode()
     assert said.startswith("\x1b_Ga=T,f=100,q=2,r=10,m=0;") and said.count("\x1b_G") == 1
     lines = re.sub(r"\x1b_G.*?\x1b\\", "", said).split("\r\n")
     assert lines[1] == str(path) and len(lines) == 5 and lines[2].endswith("  0.2 %  \x1b[36m▏\x1b[0m")
-    assert all(len(re.sub(r"\x1b\[\d+m", "", line)) <= 60 for line in lines[2:])
+    assert all(len(re.sub(r"\x1b\[\d+m", "", line)) <= 90 for line in lines[2:])
 
 
 def test_predict_without_colour_or_pictures(play, tmp_path):
