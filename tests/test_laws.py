@@ -299,6 +299,7 @@ VERBS = (("train.py", "train"), ("eval.py", "evaluate"), ("predict.py", "predict
          ("data.py", "check"), ("data.py", "stats"), ("data.py", "pack"), ("bench.py", "bench"),
          ("importing.py", "import_model"), ("exporting.py", "export_model"), ("features.py", "features"),
          ("neighbours.py", "neighbours"), ("compare.py", "compare"), ("probe.py", "probe"), ("report.py", "report"),
+         ("explain.py", "explain"),
          *(("figure.py", kind) for kind in ("network", "filters", "predictions", "neighbours", "curves", "views", "augment",
                                             "maps", "units", "confusion")))  # fmt: skip
 

@@ -17,6 +17,7 @@ from . import (
     bench,
     compare,
     data,
+    explain,
     exporting,
     features,
     figure,
@@ -77,6 +78,7 @@ app.command(report.report)
 app.command(bench.bench)
 app.command(data.app)
 app.command(figure.app)
+app.command(explain.explain)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
 app.command(features.features)
