@@ -59,6 +59,14 @@ def right(folder: Path, views: int) -> dict[str, bool]:
     return dict(zip(table["key"].to_pylist(), hits.tolist(), strict=True))
 
 
+def mcnemar(ours: dict[str, bool], theirs: dict[str, bool]) -> tuple[int, int, float]:
+    """How many pictures only ours was right about, only theirs, and the exact test's p."""
+    there = {Path(key).as_posix(): hit for key, hit in theirs.items()}
+    only_here = sum(hit and not there[Path(key).as_posix()] for key, hit in ours.items())
+    only_there = sum(there[Path(key).as_posix()] and not hit for key, hit in ours.items())
+    return only_here, only_there, float(binomtest(only_here, max(1, only_here + only_there)).pvalue)
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("data", type=Path)
@@ -92,10 +100,7 @@ def main() -> None:
             print(f"{who:24} mean    {views:2} views  {means[who, views]:6.2f} %")
     for views in (1, 10):
         for seed, t, m in zip(a.seeds, theirs, mine, strict=True):
-            there, here = right(t, views), right(m, views)
-            only_here = sum(here[k] and not there[Path(k).as_posix()] for k in here)
-            only_there = sum(there[Path(k).as_posix()] and not here[k] for k in here)
-            test = binomtest(only_here, only_here + only_there).pvalue  # McNemar, exact
+            only_here, only_there, test = mcnemar(right(m, views), right(t, views))
             print(
                 f"seed {seed}, {views:2} views: only ours right {only_here}, only theirs {only_there}, p = {test:.2g}"
             )
