@@ -27,8 +27,8 @@ from alexnet.evaluation.score import wilson
 # the package's folders of photographs; drawings (in folders called cartoon), symbols and flowers are left out
 STAMPS = {
     "mammals": "animals/mammals", "birds": "animals/birds", "fish": "animals/fish", "insects": "animals/insects",
-    "fruit": "food/fruit", "vegetables": "food/vegetables", "trees": "plants/trees", "vehicles": "vehicles",
-    "household": "household", "clothes": "clothes", "music": "hobbies/music", "sports": "sports",
+    "fruit": "food/fruit", "vegetables": "food/vegetables", "vehicles": "vehicles", "household": "household",
+    "music": "hobbies/music", "sports": "sports",
     "planets": "space/planets",
 }  # fmt: skip
 LEAST = 8  # photographs of a class

@@ -123,7 +123,8 @@ class Graph:
         attributes = [one.t for node in graph.node for one in node.attribute if one.HasField("t")]
         for tensor in [*graph.initializer, *attributes, *(s.values for s in graph.sparse_initializer)]:
             if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-                raise ValueError(f"{str(tensor.name)[:40]} is kept in another file (external data), and none is opened")
+                where = "another file (external data), and none is opened: export it with external_data=False"
+                raise ValueError(f"{str(tensor.name)[:40]} is kept in {where}")
         for node in graph.node:
             called = [node.name, node.op_type, *node.input, *node.output]
             if not all(isinstance(one, str) for one in called) or len(node.input) < INPUTS.get(node.op_type, 0):

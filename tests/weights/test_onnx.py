@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alexnet.errors import UsageError, WeightsError
 from alexnet.network.build import AlexNet, build
-from alexnet.network.variants import VARIANTS, AdaptivePool, BatchNorm, Conv, Linear
+from alexnet.network.variants import LRN, VARIANTS, AdaptivePool, BatchNorm, Conv, Linear, WithinMapLRN
 from alexnet.weights import onnx as room
 from alexnet.weights.onnx import LOGITS, graph, read_onnx, wrapped
 from alexnet.weights.onnx_graph import MOST_BYTES
@@ -92,6 +92,11 @@ def test_a_graph_is_its_network(name, whole):
     net, x = lively(table), images(table, 3)
     made = graph(net)
     onnx.checker.check_model(made)
+    # no operation of our own; a normalization for each tower, or of a mean of squares
+    assert {node.domain for node in made.graph.node} == {""}
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds.count("LRN") == sum(row.towers for row in table.layers if isinstance(row, LRN))
+    assert kinds.count("AveragePool") == sum(isinstance(row, WithinMapLRN) for row in table.layers)
     for count in (3, 1):
         expected = expected_of(net, x[:count])
         assert apart(ran(made, x[:count].numpy()), expected) <= TOLERANCE
