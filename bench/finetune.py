@@ -4,10 +4,12 @@ Two questions, each with 10, 50 and all training pictures a class, judged on hel
 `stamps`: a run trained on photographs of other things (Debian's tuxpaint-stamps-default) -> the five flowers;
 `flowers`: a run trained on three of the five flowers -> the other two: other pictures and classes, but the same kind.
 
-Each run is a process of its own, one after another, on all cores; a run that stands in OUT already is not run again.
-The time of the first training, made once, is not counted: it is what a given run has cost somebody else.
+The same time is the same number of pictures through the same network, again and again where there are few: a number
+of updates that no busy minute changes; the seconds are printed. Each run is a process of its own, one after another,
+on all cores; a run that stands in OUT already is not run again. The first training, made once, is not counted: it is
+what a given run has cost somebody else.
 
-    python bench/finetune.py FLOWERS STAMPS --out finetune --seconds 60 --first 300 --seeds 0 1
+    python bench/finetune.py FLOWERS STAMPS --out finetune --pictures 6000 --first 30000 --seeds 0 1
 
 FLOWERS holds train/ and val/. STAMPS is the package's folder usr/share/tuxpaint/stamps.
 """
@@ -36,10 +38,11 @@ FIRST = ("daisy", "dandelion", "roses")  # the three flowers of the first traini
 SIZES = (10, 50, None)  # pictures a class; None: all
 # validations and the saves that come with them only at the end
 ONCE = ["--val-fraction", "0", "--set", "validate_epochs=1000000"]
+# what is trained, and its batch
 ARMS = {
-    "from scratch": ["--recipe", "fast"],
-    "recipe finetune": ["--recipe", "finetune"],
-    "recipe fast, new fc8": ["--recipe", "fast", "--set", "replace_head=true"],
+    "from scratch": (["--recipe", "fast"], 32),
+    "recipe finetune": (["--recipe", "finetune"], 64),
+    "recipe fast, new fc8": (["--recipe", "fast", "--set", "replace_head=true"], 32),
 }
 
 
@@ -74,11 +77,9 @@ def some(source: Path, out: Path, *, each: int | None, seed: int, classes: list[
     return out
 
 
-def trained(data: Path, run: Path, *, seconds: float, seed: int, words: list[str]) -> Path:
+def trained(data: Path, run: Path, *, steps: int, seed: int, words: list[str]) -> Path:
     if not (run / "result.json").exists():
-        said = alexnet(
-            "train", data, *words, *ONCE, "--max-time", f"{seconds:g}s", "--seed", seed, "--run", run, "--json"
-        )
+        said = alexnet("train", data, *words, *ONCE, "--max-steps", steps, "--seed", seed, "--run", run, "--json")
         (run / "result.json").write_text(said)
     return run
 
@@ -99,10 +100,11 @@ def rows_of(question: str, base: Path, data: Path, val: Path, a: argparse.Namesp
             part = some(data, a.out / "pictures" / f"{question}-{size}-{seed}", each=each, seed=seed, classes=classes)
             count = sum(1 for _ in part.rglob("*.*"))
             runs = {}
-            for arm, words in ARMS.items():
+            for arm, (words, batch) in ARMS.items():
                 given = [] if arm == "from scratch" else ["--weights", str(base / "last")]
                 name = f"{question}-{size}-{arm.replace(' ', '-').replace(',', '')}-seed{seed}"
-                runs[arm] = trained(part, a.out / name, seconds=a.seconds, seed=seed, words=[*words, *given])
+                steps = a.pictures // batch
+                runs[arm] = trained(part, a.out / name, steps=steps, seed=seed, words=[*words, *given])
                 said = judged(runs[arm], val)
                 result = json.loads((runs[arm] / "result.json").read_text())
                 hits, theirs = right(runs[arm], 1), right(runs["from scratch"], 1)
@@ -137,8 +139,8 @@ def main() -> None:
     p.add_argument("flowers", type=Path)
     p.add_argument("stamps", type=Path)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--seconds", type=float, default=60.0, help="of each training that is compared")
-    p.add_argument("--first", type=float, default=300.0, help="seconds of the first training of each question")
+    p.add_argument("--pictures", type=int, default=6000, help="that pass in each training that is compared")
+    p.add_argument("--first", type=int, default=30_000, help="that pass in the first training of each question")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
@@ -147,11 +149,11 @@ def main() -> None:
 
     first = stamps(a.stamps, a.out / "pictures" / "stamps")
     print(f"stamps: {', '.join(f'{one.name} {len(list(one.iterdir()))}' for one in sorted(first.iterdir()))}")
-    base = trained(first, a.out / "first-stamps", seconds=a.first, seed=0, words=["--recipe", "fast"])
+    base = trained(first, a.out / "first-stamps", steps=a.first // 32, seed=0, words=["--recipe", "fast"])
     rows = rows_of("stamps", base, a.flowers / "train", a.flowers / "val", a)
 
     three = some(a.flowers / "train", a.out / "pictures" / "three", each=None, seed=0, classes=list(FIRST))
-    base = trained(three, a.out / "first-flowers", seconds=a.first, seed=0, words=["--recipe", "fast"])
+    base = trained(three, a.out / "first-flowers", steps=a.first // 32, seed=0, words=["--recipe", "fast"])
     val = some(a.flowers / "val", a.out / "pictures" / "two-val", each=None, seed=0, classes=others)
     rows += rows_of("flowers", base, a.flowers / "train", val, a)
 

@@ -62,12 +62,12 @@ def test_every_arm_of_a_question_is_trained_judged_and_told(finetune, tmp_path, 
 
     monkeypatch.setattr(finetune, "alexnet", alexnet)
     monkeypatch.setattr(finetune, "right", lambda run, views: {f"{n}": "scratch" not in run.name for n in range(18)})
-    arguments = finetune.argparse.Namespace(out=tmp_path / "out", seeds=[0], seconds=7.0)
+    arguments = finetune.argparse.Namespace(out=tmp_path / "out", seeds=[0], pictures=640)
     rows = finetune.rows_of("stamps", tmp_path / "base", train, val, arguments)
     assert [row["arm"] for row in rows] == list(finetune.ARMS)
     trainings = [words for words in said if words[0] == "train"]
     assert len({words[1] for words in trainings}) == 1, "the same pictures"
-    assert all(words[words.index("--max-time") + 1] == "7s" for words in trainings), "the same time"
+    assert [words[words.index("--max-steps") + 1] for words in trainings] == ["20", "10", "20"], "the same time"
     assert [("--weights" in words) for words in trainings] == [False, True, True]
     assert rows[1]["mcnemar"][:2] == (18, 0) and rows[0]["mcnemar"] is None and rows[1]["pictures"] == 12
     assert "only it right 18, only scratch 0" in capsys.readouterr().out
