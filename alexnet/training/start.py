@@ -42,7 +42,7 @@ from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name,
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
-from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
+from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named, stands_in
 from . import loop
 from .again import Difference, allow, differences, environment, exact_checkpoint, keep_changes
 from .journal import BAD_IMAGES, TENSORBOARD, Journal
@@ -280,7 +280,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         preprocess, mean = run.preprocess()
     else:
         preprocess = given.preprocess if given else preprocess_of(model.variant)
-        mean = given.mean if given and given.data else None  # an untrained variant's is measured
+        # one that nobody knows, as an untrained variant's, is measured
+        mean = given.mean if given and given.mean is not None and not stands_in(given.mean) else None
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
     if data.train.shaping is not None and chosen.crop == "original":
