@@ -262,6 +262,7 @@ class Graph:
 
     def _constant(self, name: str) -> Constant | None:
         """What the file itself gives for a name: an initializer, or a node's that needs nothing else."""
+        node: Any = None
         for _ in range(MOST_ALIASES):  # names for names
             if name in self.constants:
                 return self.constants[name]
