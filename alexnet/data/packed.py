@@ -23,11 +23,27 @@ SETS = ("train", "val")
 SCHEMA = 1
 PACK, BEGUN = "pack.json", ".pack.json"
 COLUMNS = ("key", "class", "file", "offset", "size")
+# Of what pack.json says, two at least: one of ours that was damaged has more, a file of another program has not.
+OURS = {"schema", "form", "quality", *Shaping._fields, "fingerprint", "sets"}
+TAR = re.compile(r"(train|val)-\d{5}\.tar")
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether a folder is a pack, or one that was begun."""
-    return (folder / PACK).is_file() or (folder / BEGUN).is_file()
+    """Whether a folder is a pack, or one that was begun; another program's pack.json makes none of it."""
+    if (folder / BEGUN).is_file():
+        return True
+    if not (folder / PACK).is_file():
+        return False
+    try:
+        said = files.read_json(folder / PACK)
+    except DataError:
+        return True  # damaged, which whoever opens it is told
+    return isinstance(said, dict) and len(OURS & set(said)) > 1
+
+
+def is_part(path: Path) -> bool:
+    """Whether a tar is one of a pack's, which says beside it what its pictures and their classes are."""
+    return TAR.fullmatch(path.name) is not None and is_pack(path.parent)
 
 
 def pack_sets(folder: Path) -> tuple[Samples, Samples | None]:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.errors import UsageError
+from alexnet import stop
+from alexnet.errors import Stopped, UsageError
 from alexnet.network.capture import WARM, captured
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import lrn, within_map
@@ -77,6 +78,11 @@ class Kernels:
     def to_json(self) -> dict[str, str]:
         """What environment.json holds."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        """For a person; of what is for a GPU only, where it is used."""
+        said = self.to_json().items()
+        return ", ".join(f"{name} {one}" for name, one in said if name not in LATER or one != getattr(PLAIN, name))
 
 
 PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped", maps="torch", step="launches")
@@ -213,7 +219,8 @@ def fastest(
 ) -> tuple[Kernels, dict[str, dict[str, float]]]:
     """The faster of each choice here, and what was measured: seconds a batch, the median, by choice and alternative.
 
-    A choice that the variant does not have, or of which this machine has one alternative, is `PLAIN`'s.
+    A choice that the variant does not have, or of which this machine has one alternative, is `PLAIN`'s. Stopped: a
+    signal has asked for the end.
     """
     images = max(1, min(batch, MOST_IMAGES.get(device.type, batch)))  # accumulated parts may be empty
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -235,12 +242,21 @@ def fastest(
         seconds: dict[str, list[float]] = {one: [] for one in alternatives}
         for repeat in range(REPEATS + 1):
             for one, layers in runs.items():
+                if stop.requested():
+                    raise Stopped("stopped while kernels were measured, before the first step; run it again to begin")
                 passed = sum(_seconds(layer, device) for layer in layers)
                 if repeat:  # the first compiles, and fills caches
                     seconds[one].append(passed)
         measured[choice] = {one: sorted(times)[len(times) // 2] for one, times in seconds.items()}
         made = replace(made, **{choice: min(alternatives, key=lambda one: measured[choice][one])})
     return made, measured
+
+
+def ready(variant: Variant, kernels: Kernels, *, precision: str, device: torch.device) -> None:
+    """Has what a choice compiles for a variant compiled, or read from where that is kept: no step is to wait for it."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for layer in _layers(variant, kernels, "lrn", 1, dtype, device) if kernels.lrn != PLAIN.lrn else ():
+        layer()
 
 
 def _graph_of(run: Callable[[], object]) -> Callable[[], object]:

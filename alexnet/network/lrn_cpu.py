@@ -3,7 +3,7 @@
 A kernel reads each value once and writes each result once: squares, windowed sums and powers of a run of values stay in
 buffers that the first-level cache holds, in loops that the compiler turns into vector instructions. Windows, powers and
 the width of values are constants of a kernel, so there is one for each of those; it is compiled at first use and kept
-on disk. Threads are a pool of our own (`ranks.share`).
+on disk (`ranks.compiler`). Threads are a pool of our own (`ranks.share`).
 
 Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
 """
@@ -17,13 +17,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..ranks import share
+from ..ranks import compiler, share
 
 BLOCK_VALUES = 512  # about as many of each buffer at a time; twice as many are slower where memory is the limit
 ONE = np.float32(1)
 Kernel = Callable[..., None]
 # "arcp": 1 / sqrt becomes the processor's estimate and a step of Newton's, within some units of the last place
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp"})
 inlined = njit(inline="always", error_model="numpy")
 
 

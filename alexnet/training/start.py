@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from .. import files, stop
+from ..data.augment import FEW as FEW_CROPS
 from ..data.cache import cache_folder
 from ..data.classes import Classes
-from ..data.loader import BadImages, batches
+from ..data.loader import BadImages, Batch, batches
 from ..data.preprocess import MEAN_FILE, Preprocess, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
@@ -37,7 +38,7 @@ from ..look import report
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
 from ..network.cost import cost
-from ..network.kernels import PLAIN, Kernels, fastest
+from ..network.kernels import PLAIN, Kernels, fastest, ready
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
@@ -414,6 +415,19 @@ def choose_kernels(job: Job, asked: str, console: Console) -> None:
         job.model.kernels = PLAIN
 
 
+def warm(job: Job) -> None:
+    """Has compiled, or read from where it is kept, what the steps use: the first of them is no slower for it.
+
+    The normalization, and the augmentation of as many black pictures as go through the compiled kernel.
+    """
+    ready(job.model.variant, job.model.kernels, precision=job.precision, device=job.device)
+    n, side = np.arange(FEW_CROPS + 1), loop.preparer(job)[1]
+    if job.recipe.batch_size > FEW_CROPS:
+        pictures, labels = torch.zeros(len(n), side, side, 3, dtype=torch.uint8), torch.zeros(len(n), dtype=torch.int64)
+        black = Batch(pictures, labels, n, n, 0, [], 0.0, 0.0)
+        loop.views_of(job, black, loop.Normalise(job.preprocess, job.mean, job.device), loop.augment_of(job.recipe))
+
+
 @dataclass(frozen=True)
 class Pace:
     """Seconds that a step, a validation and a save take."""
@@ -562,11 +576,18 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
     except (MemoryError, RuntimeError) as reason:
         if not out_of_memory(reason):
             raise
-        size, parts = resolve(asked)[0].batch_size, asked.accumulate
-        raise AlexNetError(
-            f"out of memory with batches of {size}: --batch-size {max(1, size // 2)} takes less, and so does "
-            f"--accumulate {2 * parts}, which computes the same; what was saved stands"
-        ) from None
+        raise AlexNetError(_out_of_memory(resolve(asked)[0].batch_size, asked.accumulate)) from None
+
+
+def _out_of_memory(size: int, parts: int) -> str:
+    """What takes less than batches of `size` pictures that go through in so many parts, in words."""
+    said = f"out of memory with batches of {size}: "
+    if size == 1:
+        return f"{said}a smaller --variant takes less; what was saved stands"
+    said += f"--batch-size {size // 2} takes less"
+    if 2 * parts <= size:
+        said += f", and so does --accumulate {2 * parts}, which computes the same"
+    return f"{said}; what was saved stands"
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -575,9 +596,12 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     except OSError as reason:  # no room, before the first step
         where = os.fsdecode(reason.filename) if reason.filename else run.folder
         raise UsageError(f"{where}: cannot be read or written ({reason.strerror})") from None
+    if finished:
+        return document(job, "done")
+    warm(job)
     if asked.max_time is not None:
         job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
-    return document(job, "done" if finished else _consumed(asked, job, console))
+    return document(job, _consumed(asked, job, console))
 
 
 def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> bool:
@@ -621,7 +645,7 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
             f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
-            f"{job.device.type}, {torch.get_num_threads()} threads",
+            f"{job.device.type}, {torch.get_num_threads()} threads, kernels: {job.model.kernels}",
         )
     return finished
 

@@ -174,6 +174,25 @@ def test_four_callers_at_once(kernel):
     assert all(torch.equal(a, b) for one in answers for a, b in zip(alone, one, strict=True))
 
 
+def test_where_nothing_can_be_kept_on_disk_a_process_compiles_for_itself(monkeypatch):
+    """The program's folder is read-only, and there is no home: numba knows no place for its cache, and would not begin."""
+    from numba import njit
+    from numba.core import caching
+
+    from alexnet.network import lrn_cpu
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache function"):
+        njit(cache=True)(lambda x: x)
+    forward, _ = lrn_cpu._across.__wrapped__(3, 0.5, False)
+    x = images(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
+    rows = x.permute(0, 2, 3, 1).reshape(-1, 4).numpy()
+    y = np.empty_like(rows)
+    forward(rows, y, np.float32(1), np.float32(0.1))
+    kept = lrn(x, size=3, k=1.0, alpha=0.1, beta=0.5, divide=False, towers=1, kernel="numba")
+    assert np.array_equal(y, kept.permute(0, 2, 3, 1).reshape(-1, 4).numpy())
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 @over_kernels
 def test_the_operator_is_what_torch_expects_of_one(kernel):
