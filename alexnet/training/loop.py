@@ -494,7 +494,7 @@ def save(job: Job, *, best: bool = False) -> Iterator[Record]:
     yield from settled(job)
     if run.metrics.exists():
         # some disks say only here that they had no room
-        yield from kept_beside(job, run.metrics.name, partial(files.sync, run.metrics))
+        yield from kept_beside(job, run.metrics, partial(files.sync, run.metrics))
         state.metrics_bytes = run.metrics.stat().st_size
     job.store.save(Checkpoint(weights, moments, asdict(state)), best=best)
 
