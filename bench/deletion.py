@@ -26,6 +26,7 @@ from alexnet.data.sources import open_held_out
 from alexnet.evaluation.judge import known
 from alexnet.look import explain
 from alexnet.network.build import build
+from alexnet.network.kernels import unmeasured
 from alexnet.weights.run import open_run
 
 RANDOMISED = 20  # pictures
@@ -42,12 +43,14 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("data")
     parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--by", nargs="+", choices=explain.BY, default=explain.BY)
     asked = parser.parse_args()
     loaded = open_run(asked.run)
     which, samples = known(open_held_out(asked.data), loaded)
     rows = np.linspace(0, len(samples) - 1, asked.pictures).round().astype(int)
     normalise = Normalise(loaded.preprocess, loaded.mean, torch.device("cpu"))
     net, variant = loaded.model, loaded.model.variant
+    net.kernels = unmeasured(torch.device("cpu"))
     chain = explain.modules_of(net)
     stored = [decoded_form(samples.read(row), samples.key(row), loaded.preprocess.shaping)[0] for row in rows]
     inputs = [test_views(torch.from_numpy(one)[None], normalise, views=1) for one in stored]
@@ -74,9 +77,11 @@ def main() -> None:
         print(f"without {100 * share:.0f} % {name}: it drops by {interval(values)} points")
     redrawn = {name: build(variant, net.classes, seed=1) for name in ("fc8", "every layer")}
     rest = {name: value for name, value in net.state_dict().items() if not name.startswith("fc8.")}
+    for one in redrawn.values():
+        one.kernels = net.kernels
     redrawn["fc8"].load_state_dict({**redrawn["fc8"].state_dict(), **rest})
     others = {name: explain.modules_of(one) for name, one in redrawn.items()}
-    for by in explain.BY:
+    for by in asked.by:
         begin = time.perf_counter()
         maps = [explain.map_of(chain, variant, x, label, by=by)[0] for x, label in zip(inputs, labels, strict=True)]
         took = (time.perf_counter() - begin) / len(maps)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+DPI = 150  # of a .png
+
 
 def explain(
     run: str,
@@ -71,7 +73,7 @@ def explain(
     words = loaded.classes.words
     with figures.style():
         figure = explaining.overlay(found, words[found.label])
-        figures.write_figure(figure, path)
+        figures.write_figure(figure, path, dpi=DPI)
         if canvas is not None:
             drawn = FigureCanvasAgg(figure)
             drawn.draw()

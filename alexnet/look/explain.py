@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from ..errors import UsageError, did_you_mean
 from ..evaluation.features import layer_form
 from ..network.build import AlexNet
 from ..network.cost import out_shape
+from ..network.kernels import unmeasured
 from ..network.variants import AdaptivePool, Conv, MaxPool, ReLU, Variant
 from ..weights.run import Loaded
 from .figures import WIDTH, picture, short
@@ -114,6 +116,7 @@ def explain(
     place = device or torch.device("cpu")
     normalise = Normalise(loaded.preprocess, loaded.mean, place)
     net = loaded.model.to(place)
+    net.kernels = unmeasured(place)
     chain = modules_of(net)
     images = torch.from_numpy(stored)[None].to(place)
     x, nothing = (test_views(one, normalise, views=1) for one in (images, torch.zeros_like(images)))  # (1, 3, s, s)
@@ -372,37 +375,42 @@ def described(one: Explanation) -> list[str]:
 
 TITLES: Final[dict[By, str]] = {
     "gradcam": "Grad-CAM",
-    "occlusion": "occlusion: the drop of its probability",
+    "occlusion": "occlusion",
     "integrated-gradients": "integrated gradients",
     "guided": "guided backpropagation",
 }
+FOR, AGAINST = (0.85, 0.2, 0.0), (0.0, 0.4, 0.85)  # over a grey picture
 
 
 def overlay(one: Explanation, name: str) -> Figure:
     """Three panels: the picture as the network sees it, the map over it in grey, the map; within `figures.style`.
 
-    `name`: what the class is called. The overlay of maps that are fine as pixels is smoothed, for the eye alone.
+    `name`: what the class is called. The overlay of a map that is fine as pixels is smoothed, for the eye alone.
     """
-    from matplotlib import colormaps
     from scipy.ndimage import gaussian_filter
 
-    fine = one.by in ("integrated-gradients", "guided")
-    signed = bool((one.map < 0).any())
+    fine, signed = one.by in ("integrated-gradients", "guided"), bool((one.map < 0).any())
     smooth = gaussian_filter(one.map, len(one.map) / 80) if fine else one.map
-    colours = colormaps["RdBu_r" if signed else "inferno"]
-    grey = one.image.mean(2, keepdims=True) / 255
-    parts = []
-    for values, top in ((smooth, 100.0), (one.map, 99.5 if fine else 100.0)):
-        limit = float(np.percentile(np.abs(values), top)) or 1.0
-        scaled = (values / limit).clip(-1, 1)
-        parts.append((scaled, colours((scaled + 1) / 2 if signed else scaled)[:, :, :3]))
-    opaque = np.abs(parts[0][0])[:, :, None] ** 0.7
-    over = (1 - opaque) * (0.25 + 0.75 * grey) + opaque * parts[0][1]
-    figure = Figure(figsize=(WIDTH, WIDTH / 3 + 0.25))
-    whose = f"{short(name, 32)}: {100 * one.probability:.1f} %"
-    panels = ((one.image, "as the network sees it"), (over, whose), (parts[1][1], TITLES[one.by]))
+    over, alone = _scaled(smooth, 1.0), _scaled(one.map, 0.995 if fine else 1.0)
+    colours = np.where(over[:, :, None] > 0, FOR, AGAINST) if signed else colormaps["inferno"](over)[:, :, :3]
+    grey = 0.25 + 0.75 * one.image.mean(2, keepdims=True) / 255
+    opaque = 0.75 * np.abs(over)[:, :, None] ** (1.0 if signed else 0.7)
+    map_ = colormaps["RdBu_r"]((alone + 1) / 2) if signed else colormaps["inferno"](alone)
+    head = 0.25  # inches
+    figure = Figure(figsize=(WIDTH, WIDTH / 3 + head))
+    panels = (
+        (one.image, "as the network sees it"),
+        (255 * ((1 - opaque) * grey + opaque * colours), f"{short(name, 32)}: {100 * one.probability:.1f} %"),
+        (255 * map_[:, :, :3], TITLES[one.by] + (": red is for it" if signed else "")),
+    )
     for at, (pixels, title) in enumerate(panels):
-        axes = figure.add_axes((at / 3 + 0.004, 0.004, 1 / 3 - 0.008, (WIDTH / 3 - 0.06) / (WIDTH / 3 + 0.25)))
-        picture(axes, np.asarray(pixels if pixels.dtype == np.uint8 else 255 * pixels).astype(np.uint8))
+        axes = figure.add_axes((at / 3 + 0.004, 0.004, 1 / 3 - 0.008, (WIDTH / 3 - 0.07) / (WIDTH / 3 + head)))
+        picture(axes, pixels.astype(np.uint8))
         axes.set_title(title)
     return figure
+
+
+def _scaled(values: NDArray[np.float32], top: float) -> NDArray[np.float32]:
+    """A map as -1..1, of which 1 is the value that a share `top` of its pixels does not exceed in size."""
+    limit = float(np.quantile(np.abs(values), top)) or 1.0
+    return (values / limit).clip(-1, 1)
