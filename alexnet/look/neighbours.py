@@ -40,6 +40,8 @@ def nearest_pictures(
     And the pictures of `among` that could not be decoded. BadImage: a query that cannot be. UsageError: an unknown
     layer, k below 1. DataError: none of `among` could be decoded.
     """
+    if k < 1:  # one more is searched for
+        raise UsageError(f"-k {k}: must be at least 1")
     asked = np.concatenate([_rows(one, layer) for one in activations(loaded, queries, [layer], device=device)])
     rows, bad = list[NDArray[np.int64]](), list[BadImage]()
 

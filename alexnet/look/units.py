@@ -121,7 +121,7 @@ def draw_units(found: dict[int, list[Excited]], samples: Samples, loaded: Loaded
     said = f"{layer}: what excites a unit most in {len(samples):,} pictures, cut to the {field}×{field} pixels it sees"
     lines = textwrap.wrap(said, round(13 * width))
     head = 0.16 * len(lines) + 0.1
-    height = down * (sheet + HEAD + GAP) + head + GAP
+    height = down * (sheet + HEAD + GAP) + head
     figure = Figure(figsize=(width, height))
     for at, (unit, best) in enumerate(found.items()):
         x = GAP + at % across * (sheet + GAP)
