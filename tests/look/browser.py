@@ -1,4 +1,10 @@
-"""Chromium without a window, driven through its DevTools protocol over two pipes: no library and no port."""
+"""Chromium without a window, driven through its DevTools protocol over two pipes: no library and no port.
+
+    python -m tests.look.browser RUN/report.html docs/report.jpg
+
+takes the picture of docs/report.md: its first part on light ground, its last on dark. No photograph is on it, for those of
+the flowers are their makers'.
+"""
 
 import base64
 import itertools
@@ -7,10 +13,15 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from PIL import Image
 
 PATIENCE = 60.0  # seconds for an answer
 
@@ -88,10 +99,9 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.ask("Emulation.setEmulatedMedia", features=features)
 
-    def shot(self, path: Path, *, whole: bool = False) -> None:
+    def shot(self) -> bytes:
         """What is to be seen, as a PNG."""
-        shot = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        return base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
 
     def asked_for(self) -> list[str]:
         """The addresses that the page has had fetched, its own file and what lies in it left out."""
@@ -144,3 +154,23 @@ def browser(folder: Path):
         os.close(out)
         process.terminate()
         process.wait(20)
+
+
+def picture(report: Path, out: Path) -> None:
+    """Two parts of a report beside each other, as a JPEG."""
+    wide, high = 1100, 1430
+    both = Image.new("RGB", (1240, 800), "white")
+    with TemporaryDirectory() as folder, browser(Path(folder)) as page:
+        for at, tab in enumerate(("#overview", "#paper")):
+            page.size(wide, high, dark=at == 1)
+            page.open(report.resolve(), tab=tab)
+            page.js(
+                "Promise.all([...document.querySelectorAll('.panel:not([hidden]) img')].map((one) => one.decode()))"
+            )
+            small = Image.open(BytesIO(page.shot())).convert("RGB").resize((615, 800), Image.Resampling.LANCZOS)
+            both.paste(small, (625 * at, 0))
+    both.save(out, quality=82, optimize=True)
+
+
+if __name__ == "__main__":
+    picture(Path(sys.argv[1]), Path(sys.argv[2]))
