@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..data.loader import pixels
 from ..data.samples import Samples
-from ..errors import BadImage, DataError
+from ..errors import BadImage, DataError, UsageError
 from ..evaluation.features import Activations, activations
 from ..evaluation.neighbours import nearest_of
 from ..weights.run import Loaded
