@@ -13,7 +13,7 @@ from ..evaluation.score import wilson
 from .drawing import share_bar
 from .page import Cell, Column, Node, lacking, node, note, percent, table
 from .record import Record
-from .results import Book, caption, gallery, headline_of
+from .results import MOST_ROWS, Book, caption, gallery, headline_of
 
 MOST_SHOWN: Final = 24  # pictures that only one run gets right
 
@@ -139,12 +139,18 @@ def by_class(records: Sequence[Record]) -> Node:
         found.append({key: one.recall for key, one in zip(record.classes.keys, figures, strict=True)})
     names = {key: name for record in there for key, name in zip(record.classes.keys, record.names, strict=True)}
     rows: list[list[Cell]] = []
+    differences: list[float] = []
     for key, name in names.items():
         recalls = [one.get(key) for one in found]
         known = [recall for recall in recalls if recall is not None]
         apart = None
         if len(known) > 1:
             apart = known[1] - known[0] if len(there) == 2 else max(known) - min(known)
+        differences.append(apart or 0.0)
         rows.append([name, *((percent(recall), -1.0 if recall is None else recall) for recall in recalls),
                      ("–" if apart is None else f"{100 * apart:+.1f}", apart or 0.0)])  # fmt: skip
-    return table("Share right of each class’s pictures", columns, rows, sorts=True)
+    few = ""
+    if len(rows) > MOST_ROWS:
+        rows = [rows[at] for at in sorted(range(len(rows)), key=lambda at: -abs(differences[at]))[:MOST_ROWS]]
+        few = f", the {MOST_ROWS:,} of {len(names):,} that are farthest apart"
+    return table(f"Share right of each class’s pictures{few}", columns, rows, sorts=True)

@@ -22,9 +22,9 @@ THREADS: Final = (("seconds_read", "reading"), ("seconds_decode", "decoding"))
 
 def curves(records: Sequence[Record]) -> Node:
     """Loss, top-1 and rate over the epochs: of one run those of training and validation, of several each its own."""
-    there = [record for record in records if record.lines]
+    there = [record for record in records if record.log]
     if not there:
-        return lacking(records[0].lacking.get("lines", "the log is empty"))
+        return lacking(records[0].lacking.get("log", "the log is empty"))
     several = len(records) > 1
     drawings = []
     for title, name, share in (("Loss", "loss", False), ("Top-1 accuracy", "top1", True)):
@@ -39,8 +39,8 @@ def curves(records: Sequence[Record]) -> Node:
     of_all = [_line(one, "train", "lr", "learning rate", at if several else None) for at, one in enumerate(records)]
     if rates := [line for line in of_all if line is not None]:
         drawings.append(chart("Learning rate", rates, across="epochs"))
-    absent = [f"of {record.name}, {record.lacking.get('lines', 'the log is empty')}" for record in records
-              if not record.lines]  # fmt: skip
+    absent = [f"of {record.name}, {record.lacking.get('log', 'the log is empty')}" for record in records
+              if not record.log]  # fmt: skip
     return node(
         "div",
         node("div", drawings, class_="charts"),
@@ -113,14 +113,14 @@ def lasting(spent: float) -> str:
 def where_time_went(record: Record) -> Node:
     """Where the time went: of the loop, waiting, augmenting, the network; beside it, of the threads that decode."""
     whole = seconds(record)
-    if not whole:
-        return lacking(record.lacking.get("lines", "the log tells of no time"))
+    if whole <= 0:
+        return lacking(record.lacking.get("log", "the log tells of no time"))
     lines = record.split("train")
 
     def total(name: str) -> float:
         return sum(number(line, name) or 0.0 for line in lines)
 
-    parts = [(words, min(total(name) / whole, 1.0)) for name, words in SPENT]
+    parts = [(words, min(max(total(name) / whole, 0.0), 1.0)) for name, words in SPENT]
     parts.append(("the network: forward, backward, update", max(0.0, 1 - sum(share for _, share in parts))))
     rows = [[[node("svg", node("rect", width=10, height=10, class_=f"part part{n}"), viewBox="0 0 10 10", width=10,
                    height=10, aria_hidden="true"), " ", words], lasting(share * whole), percent(share)]

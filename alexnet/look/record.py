@@ -44,7 +44,7 @@ class Record:
     preprocess: Preprocess
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
-    lines: list[Line] = field(default_factory=list)
+    log: list[Line] = field(default_factory=list)
     predictions: Predictions | None = None
     kernels: NDArray[np.float32] | None = None
     kernels_of: str = ""
@@ -56,7 +56,7 @@ class Record:
 
     def split(self, name: str) -> list[Line]:
         """The lines of metrics.jsonl of one split, in their order."""
-        return [line for line in self.lines if line["split"] == name]
+        return [line for line in self.log if line["split"] == name]
 
     @cached_property
     def names(self) -> list[str]:
@@ -78,7 +78,7 @@ class Record:
     @property
     def step(self) -> int:
         """Updates done, as far as the log tells."""
-        return int(self.lines[-1]["step"]) if self.lines else 0
+        return int(self.log[-1]["step"]) if self.log else 0
 
     @property
     def steps(self) -> int:
@@ -115,15 +115,15 @@ def read(run: Run, *, name: str, checkpoints: bool = True) -> Record:
         made.data = run.data()
         if made.data is None:
             made.lacking["data"] = "the run was imported, and does not say what pictures it was trained on"
-    with _lacking(made, "lines"):
-        made.lines = read_metrics(run)
-        if not made.lines:
-            made.lacking["lines"] = f"no metrics.jsonl: {_why(made)}"
+    with _lacking(made, "log"):
+        made.log = read_metrics(run)
+        if not made.log:
+            made.lacking["log"] = _why(made)
     with _lacking(made, "predictions"):
         if run.predictions.exists():
             made.predictions = _fitting(read_predictions(run.predictions), len(classes), run.predictions)
         else:
-            made.lacking["predictions"] = f"no predictions: {_why(made)}"
+            made.lacking["predictions"] = _why(made)
     with _lacking(made, "kernels"):
         _take_kernels(made, checkpoints=checkpoints)
     made.bad = [(str(line.get("path")), str(line.get("reason"))) for line in _lines(run.folder / "bad_images.jsonl")]
@@ -145,7 +145,7 @@ def _why(record: Record) -> str:
     """Why a run has no log or no answers."""
     if record.imported:
         return "the run was imported"
-    return "nothing was validated" if record.lines else "nothing was trained yet"
+    return "nothing was validated" if record.log else "nothing was trained yet"
 
 
 def _fitting(said: Predictions, classes: int, path: Path) -> Predictions:

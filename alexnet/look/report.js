@@ -63,12 +63,10 @@ function tabs() {
     if (focus) links[which].focus();
     history.replaceState(null, "", links[which].getAttribute("href"));
   }
-  function follow() {
-    select(Math.max(0, links.findIndex((link) => link.getAttribute("href") === location.hash)));
-  }
-  addEventListener("hashchange", follow);
+  const asked = () => links.findIndex((link) => link.getAttribute("href") === location.hash);
+  addEventListener("hashchange", () => asked() >= 0 && select(asked()));
   addEventListener("beforeprint", () => panels.forEach(develop));
-  follow();
+  select(Math.max(0, asked()));
 }
 
 function galleries() {

@@ -62,8 +62,8 @@ def write(run: Run, *, under_way: bool, found: Found) -> None:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """What the runs are called: their folders' names, or their whole paths where two have the same."""
-    names = [run.folder.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+    names = [shown(run.folder.resolve().name) for run in runs]
+    return names if len(set(names)) == len(names) else [shown(str(run.folder)) for run in runs]
 
 
 def _find_pictures(record: Record, found: Found | None) -> None:
@@ -76,7 +76,7 @@ def _find_pictures(record: Record, found: Found | None) -> None:
     except (DataError, UsageError) as reason:
         record.lacking["pictures"] = str(reason)
         return
-    if record.train is None or record.val is None:
+    if record.train is None or (record.val is None and record.data["val_fingerprint"] is not None):
         record.lacking["pictures"] = f"{record.data['source']} no longer holds the pictures that the run had"
 
 

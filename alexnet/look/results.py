@@ -20,6 +20,7 @@ MATRIX: Final = 20  # classes whose confusions are one table; of more, the pairs
 FEW: Final = 8  # classes whose names stand beside each other over a matrix
 MOST_PAIRS: Final = 200
 MOST_OF_CELL: Final = 24  # pictures that a cell opens
+MOST_ROWS: Final = 2000  # classes of a table
 MOST_SHOWN: Final = 24  # worst mistakes, and likely label errors with their pictures
 MOST_LISTED: Final = 100  # in a table
 MOST_SAVED: Final = 5_000  # likely label errors in the CSV
@@ -324,8 +325,11 @@ def classes(record: Record) -> Node:
                Column("recall", number=True), Column("95 % interval", number=True),
                Column("precision", number=True),
                Column("most often taken for")]  # fmt: skip
-    rows = []
-    for name, one in zip(names, per_class(record.predictions, len(names)), strict=True):
+    found = list(zip(names, per_class(record.predictions, len(names)), strict=True))
+    if len(found) > MOST_ROWS:
+        found = sorted(found, key=lambda one: 2.0 if one[1].recall is None else one[1].recall)[:MOST_ROWS]
+    rows = list[list[Cell]]()
+    for name, one in found:
         low, high = one.interval or (0.0, 0.0)
         taken = f"{names[one.taken_for[0]]} ({one.taken_for[1]:,})" if one.taken_for else ""
         rows.append([
@@ -337,8 +341,9 @@ def classes(record: Record) -> Node:
             (taken, float(one.taken_for[1]) if one.taken_for else 0.0),
         ])  # fmt: skip
     find = "Find a class" if len(names) > MATRIX else None
+    few = f" The {MOST_ROWS:,} of {len(names):,} with the lowest recall." if len(names) > MOST_ROWS else ""
     return node("div", note("Recall is the share of a class’s pictures that were right, precision the share right of "
-                            "those it was said of. A head sorts."),
+                            f"those it was said of. A head sorts.{few}"),
                 table("Classes", columns, rows, sorts=True, find=find))  # fmt: skip
 
 

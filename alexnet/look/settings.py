@@ -177,4 +177,5 @@ def _balance(record: Record, train: NDArray[np.int64] | None, held: NDArray[np.i
          (share_bar(float(drawn[label] / max(1, drawn.max()))), float(drawn[label]))]
         for label, name in enumerate(record.names[:MOST_CLASSES])
     ]  # fmt: skip
-    return table("Pictures in each class", columns, rows, sorts=True)
+    few = f", the first {MOST_CLASSES:,} of {len(record.names):,}" if len(record.names) > MOST_CLASSES else ""
+    return table(f"Pictures in each class{few}", columns, rows, sorts=True)

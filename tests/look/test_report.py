@@ -206,8 +206,8 @@ def test_a_run_that_was_imported_says_what_it_does_not_have(tmp_path):
     adopt(open_run("tiny"), run)
     made = report.report([run])
     page = Read(made.content)
-    assert page.text.count("no predictions: the run was imported") >= 5
-    assert "no metrics.jsonl: the run was imported" in page.text
+    assert page.text.count("Not shown: the run was imported.") >= 5
+    assert page.text.count("Not shown: a score; the run was imported.") == 1
     assert "the run was imported, and does not say what pictures it was trained on" in page.text
     assert "of the best checkpoint" in page.text, "its kernels are in its weights"
     assert "imported: not known" in page.text and "how “alexnet train” would go on with it" in page.text
@@ -312,7 +312,7 @@ def test_the_paper_is_comparable_where_it_is(run):
     record.classes = imagenet_classes()
     record.data = {**record.data, "val": 50_000}
     record.predictions = None
-    record.lines = [record.lines[-1] | {"top1": 0.593, "top5": 0.818, "count": 50_000}]
+    record.log = [record.log[-1] | {"top1": 0.593, "top5": 0.818, "count": 50_000}]
     table = dict(paper.results(record))
     of = {row.what: row for row in table["Table 2: ILSVRC-2012"]}
     assert of["1 CNN, validation"].here == "40.7 / 18.2" == of["1 CNN, validation"].paper

@@ -197,6 +197,8 @@ def test_the_keyboard_reaches_everything_and_is_seen(which, page, request):
                 assert outline != "none", page.js("document.activeElement.outerHTML.slice(0, 200)")
         missed = [page.js(f"window.reachable[{at}].outerHTML.slice(0, 200)") for at in set(range(there)) - reached]
         assert missed == [], tab
+    page.js("document.querySelector('.skip').click()")
+    assert page.js("document.getElementById('panel-paper').checkVisibility()"), "the way to the content leads elsewhere"
     page.open(path)
     page.js("document.querySelector('nav a').focus()")
     for key, expected in (("ArrowRight", 1), ("End", -1), ("ArrowRight", 0), ("ArrowLeft", -1), ("Home", 0)):

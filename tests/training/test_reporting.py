@@ -32,6 +32,13 @@ def test_a_training_ends_in_a_page(pictures, tmp_path):
     assert not list((tmp_path / "run").glob(".*.tmp"))
 
 
+def test_a_training_without_a_validation_says_so(pictures, tmp_path):
+    start.train(asked(pictures, tmp_path / "run", val_fraction=0.0), quiet())
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "Not shown: nothing was validated." in text and "no longer holds" not in text
+    assert "/9j/" in text, "the pictures that it was trained on are not shown"
+
+
 def test_a_page_that_cannot_be_written_is_said_once_and_changes_nothing(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(start, "REPORT_EVERY", 0.0)
     monkeypatch.setattr(start, "REPORT_SHARE", 1e9)
