@@ -50,8 +50,8 @@ def opened(path: Path, kind: str) -> tuple[Run, bool, dict[str, str]]:
         words = path.with_suffix(".prototxt")
         comments = (line[2:].partition(": ") for line in words.read_text("utf-8").split("\n") if line[:2] == "# ")
         said = {name: text for name, _, text in comments}
-        if path.with_suffix(".binaryproto").exists():
-            said["mean"] = base64.b64encode(mean_of(path.with_suffix(".binaryproto"))).decode()
+        if path.with_suffix(".mean.binaryproto").exists():
+            said["mean"] = base64.b64encode(mean_of(path.with_suffix(".mean.binaryproto"))).decode()
         caffe = cv2.dnn.readNetFromCaffe(str(words), str(path))
         caffe.enableFusion(False)
 

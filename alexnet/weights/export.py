@@ -130,11 +130,11 @@ def _caffe(loaded: Loaded, path: Path, *, softmax: bool) -> list[Path]:
         mean = None if mean is None else mean[..., ::-1]
     said = texts(loaded.model.variant, loaded.classes, preprocess, None)
     words = write_caffe(loaded.model, path, colour=loaded.preprocess.colour, softmax=softmax, said=said)
-    labels = path.with_suffix(".txt")
+    labels = path.with_suffix(".labels.txt")
     files.write(labels, "".join(f"{key}\n" for key in loaded.classes.keys).encode())
     written = [path, words, labels]
     if mean is not None:
-        written.append(path.with_suffix(".binaryproto"))
+        written.append(path.with_suffix(".mean.binaryproto"))
         write_mean(mean, written[-1])
     return written
 

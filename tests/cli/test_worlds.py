@@ -266,8 +266,8 @@ def test_in_out_and_in_again_is_the_same(form, variant, file, capsys, tmp_path):
     assert out["bytes"] == sum((tmp_path / one).stat().st_size for one in out["files"])
     back = []
     if form == "caffe":  # Caffe's own files have these apart
-        back = ["--classes", "out.txt", "--prototxt", "out.prototxt"]
-        back += ["--mean", "out.binaryproto"] if options else []
+        back = ["--classes", "out.labels.txt", "--prototxt", "out.prototxt"]
+        back += ["--mean", "out.mean.binaryproto"] if options else []
     again = said(capsys, "import", file, *back, "--run", "again")
     assert again["variant"] == variant == first["variant"]
     one, two = open_run("runs/first"), open_run("runs/again")
@@ -294,8 +294,8 @@ def test_a_caffe_export_is_run_by_opencv(capsys, tmp_path):
         out = said(capsys, "export", "runs/mine", "--format", "caffe", "--out", "y.caffemodel", "--check",
                    "--pictures", str(pictures), *words)  # fmt: skip
         assert out["top1_agreement"] == 1.0 and out["largest_difference"] < 1e-3
-        assert out["files"] == [f"y.{end}" for end in ("caffemodel", "prototxt", "txt", "binaryproto")]
-    assert (tmp_path / "y.txt").read_text() == "".join(f"{k}\n" for k in range(CLASSES))
+        assert out["files"] == [f"y.{end}" for end in ("caffemodel", "prototxt", "labels.txt", "mean.binaryproto")]
+    assert (tmp_path / "y.labels.txt").read_text() == "".join(f"{k}\n" for k in range(CLASSES))
     check_prototxt(tmp_path / "y.prototxt", VARIANTS["caffe"])
     comments = [line for line in (tmp_path / "y.prototxt").read_text().splitlines() if line.startswith("# ")]
     assert [line.split(": ")[0] for line in comments] == ["# variant", "# classes.json", "# preprocess.json"]

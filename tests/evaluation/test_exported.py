@@ -52,7 +52,7 @@ def test_opencv_runs_a_caffe_export(name, asked, folder, tmp_path):
     found = check(given, path, "caffe", pictures, softmax=asked)
     assert found.top1 == 1.0 and found.largest_difference <= 1e-4 * found.largest_logit
     if name == "caffe":  # whose mean image is in a file of its own
-        path.with_suffix(".binaryproto").unlink()
+        path.with_suffix(".mean.binaryproto").unlink()
         with pytest.raises(WeightsError, match="does not run without this program: KeyError: 'mean'"):
             check(given, path, "caffe", pictures, softmax=asked)
 
