@@ -4,16 +4,19 @@ alexnet.build("paper")                      a variant's network with its own ini
 alexnet.train("flowers", recipe="fast")     a run folder
 alexnet.evaluate("runs/x")                  its score
 alexnet.load("runs/x").predict("cat.jpg")   named probabilities
+alexnet.features("runs/x", "pictures")      activations of any layers
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evaluation.feature_files import Features
     from .evaluation.predict import Prediction, Predictor
     from .network.build import AlexNet
 
-__all__ = ["build", "evaluate", "load", "predict", "train"]
+__all__ = ["build", "evaluate", "features", "load", "predict", "train"]
 
 
 # torch is imported when a function needs it: the command line answers `--help` without.
@@ -60,3 +63,23 @@ def evaluate(run: str | Path, data: str | Path | None = None, *, views: int = 1)
     from .evaluation import judge
 
     return judge.judge([str(run)], str(data) if data is not None else None, views=views).to_json()
+
+
+def features(
+    run: str | Path, images: str | Path | Sequence[str | Path] | None = None, layers: Sequence[str] = ("fc7",), *,
+    views: int = 1, mean: bool = False,
+) -> "Features":  # fmt: skip
+    """Activations of any layers, by any world's names, of a run's held-out pictures or of `images`, in memory.
+
+    `.values["fc7"]` is float32 (N, ...), with several views (N, views, ...) or their mean; `.keys`, `.labels` and
+    `.classes` say of which pictures.
+    """
+    from .data.sources import open_pictures
+    from .evaluation import features as featuring
+    from .evaluation.judge import own_samples
+    from .weights.run import open_run
+
+    loaded = open_run(run)
+    named = [images] if isinstance(images, str | Path) else images
+    samples = own_samples(loaded) if named is None else open_pictures(named)
+    return featuring.gather(loaded, samples, list(layers), source=str(images or run), views=views, mean=mean)

@@ -6,6 +6,7 @@ What makes a checkpoint does so through functions of `os`, where the trial that 
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -54,17 +55,29 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     A reader, or a crash, finds the old bytes or the new ones.
     """
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """As `writing`, for libraries that open files themselves: a path, what is written to it becomes `path`."""
     temporary = _unfinished(path)
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def sweep_unfinished(path: Path) -> None:
+    """Removes what ended processes left unfinished of `path`; the caller alone may be writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if left.name.removeprefix(f".{path.name}.").removesuffix(".tmp").isdigit():
+            left.unlink()
 
 
 def write_new(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -143,6 +156,14 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write(path, stream.getvalue())
 
 
+def array_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """What a .npy of this shape begins with; as long for any number of rows: numpy leaves room for it to grow."""
+    stream = BytesIO()
+    said = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, said)
+    return stream.getvalue()
+
+
 def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
     """Make `row` number `at`, the last, of the .npy at `path`; where rows before it are missing they are NaN.
 
@@ -167,13 +188,11 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
         stream.truncate()
         stream.flush()  # all of it, or an error, before the header counts it
         os.fsync(stream.fileno())
-        header = BytesIO()
-        said = {"descr": np.lib.format.dtype_to_descr(row.dtype), "fortran_order": False, "shape": (at + 1, *row.shape)}
-        np.lib.format.write_array_header_1_0(header, said)
-        if header.tell() != begin:
+        header = array_header((at + 1, *row.shape), row.dtype)
+        if len(header) != begin:
             raise DataError(f"{path}: its header is not of numpy's length")
         stream.seek(0)
-        stream.write(header.getvalue())
+        stream.write(header)
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-from scipy.stats import binomtest
 
+from alexnet.evaluation.paired import mcnemar
+from alexnet.evaluation.predictions import read_predictions
 from alexnet.evaluation.score import wilson
 
 HERE = Path(__file__).parent
@@ -53,10 +53,8 @@ def right(folder: Path, views: int) -> dict[str, bool]:
             p = saved["one" if views == 1 else "ten"]
             hits, keys = p.argmax(1) == saved["label"], saved["key"]
         return dict(zip(keys.tolist(), hits.tolist(), strict=True))
-    table = pq.read_table(folder / f"val-{views}.parquet")
-    firsts = np.array([row[0] for row in table["top5"].to_pylist()])
-    hits = firsts == table["label"].to_numpy()
-    return dict(zip(table["key"].to_pylist(), hits.tolist(), strict=True))
+    said = read_predictions(folder / f"val-{views}.parquet")
+    return dict(zip(said.keys, said.right().tolist(), strict=True))
 
 
 def main() -> None:
@@ -93,11 +91,10 @@ def main() -> None:
     for views in (1, 10):
         for seed, t, m in zip(a.seeds, theirs, mine, strict=True):
             there, here = right(t, views), right(m, views)
-            only_here = sum(here[k] and not there[Path(k).as_posix()] for k in here)
-            only_there = sum(there[Path(k).as_posix()] and not here[k] for k in here)
-            test = binomtest(only_here, only_here + only_there).pvalue  # McNemar, exact
+            pair = mcnemar(np.array([*here.values()]), np.array([there[Path(k).as_posix()] for k in here]))
             print(
-                f"seed {seed}, {views:2} views: only ours right {only_here}, only theirs {only_there}, p = {test:.2g}"
+                f"seed {seed}, {views:2} views: only ours right {pair.only_first}, only theirs {pair.only_second}, "
+                f"p = {pair.p:.2g}"
             )
     for views in (1, 10):
         ahead = means["alexnet fast", views] - means[f"torchvision, lr {best:g}", views]

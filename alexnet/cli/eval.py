@@ -50,7 +50,7 @@ def evaluate(
     """
     from rich.table import Table
 
-    from ..evaluation import judge, score
+    from ..evaluation import judge, predictions
     from ..evaluation.backends import device_for, precision_for
     from ..ranks import keep_memory, multiply_in
     from ..weights.run import is_run
@@ -116,7 +116,7 @@ def evaluate(
     if save_predictions is not None:  # after the result: what was computed is not lost with a wrong path
         try:
             save_predictions.parent.mkdir(parents=True, exist_ok=True)
-            score.write_predictions(save_predictions, verdict.answers)
+            predictions.write_predictions(save_predictions, verdict.answers)
         except OSError as reason:
             raise UsageError(f"--save-predictions {save_predictions}: {reason.strerror}") from None
     if min_top1 is not None and result["top1"] < min_top1:

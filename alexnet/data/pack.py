@@ -379,12 +379,8 @@ def _container(work: _Work, block: int, count: int) -> Iterator[Add]:
 
 
 def _header(count: int, side: int) -> bytes:
-    """What a .npy of `count` pictures begins with; of the same length for any count, numpy leaves room to grow."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
-    )
-    return stream.getvalue()
+    """What a .npy of `count` pictures begins with."""
+    return files.array_header((count, side, side, 3), np.dtype(np.uint8))
 
 
 def _end(count: int, side: int) -> int:

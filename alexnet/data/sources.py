@@ -22,7 +22,7 @@ from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, tra
 from .index import indexed
 from .packed import is_pack, is_part, pack_sets
 from .samples import UNLABELLED, LeftOut, Samples, shown
-from .tars import image_members, in_order, is_tar, tar_sets
+from .tars import image_members, in_order, is_tar, members, tar_sets
 
 # The names of the held-out part of a data set, beside `train`; the first that is there counts.
 VAL_NAMES = ("val", "valid", "validation", "test")
@@ -154,6 +154,32 @@ def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
         files=tars,
         ignored=ignored,
     )
+
+
+def open_pictures(where: Sequence[str | Path]) -> Samples:
+    """Images as they come: of one source that has classes labelled, as `open_source`, all else as `open_images`.
+
+    Classes have a list, a pack, ILSVRC2012's files, `digits`, a folder with folders or tar shards in it, and a tar
+    whose members lie in folders or have .cls labels. DataError: as these.
+    """
+    return open_source(where[0]) if len(where) == 1 and _has_classes(where[0]) else open_images(where)
+
+
+def _has_classes(where: str | Path) -> bool:
+    path = Path(where)
+    if str(where) == "digits" and not path.exists():
+        return True
+    if not _exists(path).is_dir():
+        listed = path.suffix.lower() in (".txt", ".csv")
+        return listed or (
+            _regular(path)
+            and is_tar(path)
+            and any("/" in one.name or one.name.endswith(".cls") for one in members(path))
+        )
+    if is_pack(path) or is_ilsvrc(path) or is_flat_val(path):
+        return True
+    inside = [entry for entry in entries(path) if not is_junk(entry.name)]
+    return any(is_folder(entry) or entry.name.lower().endswith(".tar") for entry in inside)
 
 
 def _one(where: str | Path) -> Samples:
@@ -347,20 +373,29 @@ def _split(
                 f"{shown(where)}: {len(lost)} of the {len(wanted)} held-out images are gone, the first {lost[0]}"
             )
     else:
-        if not 0 < val_fraction < 1:
-            raise UsageError(f"val_fraction: expected more than 0 and less than 1, got {val_fraction}")
-        chosen = np.zeros(len(samples), bool)
-        by_class = np.argsort(samples.label, kind="stable")
-        begins = np.searchsorted(samples.label[by_class], np.arange(len(samples.classes) + 1))
-        counts = held_out_counts(samples.counts(), val_fraction)
-        for label in np.flatnonzero(counts).tolist():
-            rows, count = by_class[begins[label] : begins[label + 1]], int(counts[label])
-            # The draw of an image depends on its name alone: no order of reading, no other image changes it.
-            drawn = [hashlib.sha256(f"{seed}\0{keys[row]}".encode()).digest() for row in rows]
-            chosen[rows[sorted(range(len(rows)), key=drawn.__getitem__)[:count]]] = True
+        chosen = held_out(keys, samples.label, samples.counts(), fraction=val_fraction, seed=seed)
     if not chosen.any() or chosen.all():
         raise DataError(f"{shown(where)}: too few images to hold some out; name others with val")
     return samples.take(np.flatnonzero(~chosen)), samples.take(np.flatnonzero(chosen))
+
+
+def held_out(keys: Sequence[str], labels: np.ndarray, counts: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """Which images to hold out, (N,) bool: `fraction` of each class, `counts` of them there are in each.
+
+    UsageError: a fraction that is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"val_fraction: expected more than 0 and less than 1, got {fraction}")
+    chosen = np.zeros(len(keys), bool)
+    by_class = np.argsort(labels, kind="stable")
+    begins = np.searchsorted(labels[by_class], np.arange(len(counts) + 1))
+    held = held_out_counts(counts, fraction)
+    for label in np.flatnonzero(held).tolist():
+        rows, count = by_class[begins[label] : begins[label + 1]], int(held[label])
+        # The draw of an image depends on its name alone: no order of reading, no other image changes it.
+        drawn = [hashlib.sha256(f"{seed}\0{keys[row]}".encode()).digest() for row in rows]
+        chosen[rows[sorted(range(len(rows)), key=drawn.__getitem__)[:count]]] = True
+    return chosen
 
 
 def held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:

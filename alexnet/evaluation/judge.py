@@ -53,12 +53,23 @@ def own_samples(loaded: Loaded) -> Samples:
     kept = loaded.data
     if kept is None:
         raise UsageError(f"{loaded.where}: has no data of its own; name DATA")
-    found = open_data(kept["source"], **kept["split"])
-    if found.val is None:
+    if kept["val_fingerprint"] is None:
         raise UsageError(f"{loaded.where}: was trained without a validation split; name DATA")
-    if found.val.fingerprint() != kept["val_fingerprint"]:
+    _, val = own_data(kept)
+    if val is None:
         raise DataError(f"{kept['source']}: no longer holds the pictures that {loaded.where} held out; name other DATA")
-    return found.val
+    return val
+
+
+def own_data(kept: dict[str, Any]) -> tuple[Samples | None, Samples | None]:
+    """The pictures that a run's data.json speaks of, to train on and held out, from where they were at its training.
+
+    None for a part that does not hold the same pictures any more, or was none. DataError: they are not there at all.
+    """
+    found = open_data(kept["source"], **kept["split"])
+    train = found.train if found.train.fingerprint() == kept["train_fingerprint"] else None
+    same = found.val is not None and found.val.fingerprint() == kept["val_fingerprint"]
+    return train, found.val if same else None
 
 
 def known(given: Samples, loaded: Loaded) -> tuple[Pictures, Samples]:
@@ -79,6 +90,46 @@ def known(given: Samples, loaded: Loaded) -> tuple[Pictures, Samples]:
     sizes = dict(zip(kept["split"].get("val_names", ()), kept["val_sizes"], strict=True))
     rows = [row for row, key in enumerate(given.keys()) if sizes.get(key) == int(given.size[row])]
     return ("held out", given.take(rows)) if rows else ("others", given)
+
+
+def answered(
+    loaded: Loaded,
+    samples: Samples,
+    where: str,
+    *,
+    views: int,
+    batch_size: int,
+    device: torch.device,
+    backend: str,
+    precision: str,
+    threads: int,
+    bad_images: BadImages,
+) -> tuple[Backend, Answers]:
+    """What a run says of samples, its classes in the order of theirs, and what computed it.
+
+    DataError: other classes. NumbersError: answers that are not finite.
+    """
+    order = samples.classes.match(loaded.classes, where)  # its label i is our label order[i]
+    loaded.model.kernels = unmeasured(device)
+    pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
+    by, logits = backend_of(loaded, backend, precision=precision, device=device, pictures=pictures_of)
+    answers = answer(
+        loaded.model,
+        samples,
+        loaded.preprocess,
+        loaded.mean,
+        views=views,
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+        bad_images=bad_images,
+        network=logits,
+    )
+    if not np.isfinite(answers.probabilities).all():
+        raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")
+    ordered = np.empty_like(answers.probabilities)
+    ordered[:, order] = answers.probabilities
+    return by, Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views)
 
 
 def judge(
@@ -124,27 +175,19 @@ def judge(
                     f"{where}: was trained on another split than {runs[0]}; name DATA that neither has seen"
                 )
         notes += loaded.notes
-        order = first.classes.match(loaded.classes, where)  # its label i is our label order[i]
-        loaded.model.kernels = unmeasured(where_computed)
-        pictures_of = partial(some, samples, loaded, count=CHECKED, threads=threads, bad_images=bad_images)
-        by, logits = backend_of(loaded, backend, precision=precision, device=where_computed, pictures=pictures_of)
-        backends.append(by)
-        answers = answer(
-            loaded.model,
+        by, answers = answered(
+            loaded,
             samples,
-            loaded.preprocess,
-            loaded.mean,
+            where,
             views=views,
             batch_size=batch_size,
-            device=device,
+            device=where_computed,
+            backend=backend,
+            precision=precision,
             threads=threads,
             bad_images=bad_images,
-            network=logits,
         )
-        if not np.isfinite(answers.probabilities).all():
-            raise NumbersError(f"{where}: its answers are not finite numbers; look at its weights, or use fp32")
-        ordered = np.empty_like(answers.probabilities)
-        ordered[:, order] = answers.probabilities
-        said.append(Answers(ordered, answers.labels, answers.keys, answers.bad, answers.views))
+        backends.append(by)
+        said.append(answers)
     together = average(said) if len(said) > 1 else said[0]
     return Verdict(score(together), together, runs, list(first.classes.words), pictures, backends, notes)

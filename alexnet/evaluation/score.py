@@ -3,16 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from .. import files, stop
+from .. import stop
 from ..data.augment import Normalise, test_views
 from ..data.loader import BadImages, Batch, Places, batches, stored
 from ..data.preprocess import Preprocess
@@ -191,26 +188,3 @@ def score(answers: Answers) -> Score:
         class_count=np.bincount(labels, minlength=classes),
         class_correct=np.bincount(labels[ranks < 1], minlength=classes),
     )
-
-
-def write_predictions(path: Path, answers: Answers) -> None:
-    """key, label, the five likeliest classes and their probabilities, loss: a Parquet table, written whole."""
-    p = answers.probabilities
-    k = min(5, p.shape[1])
-    order = np.argsort(-p, axis=1, kind="stable")[:, :k].astype(np.int32)
-    top = np.take_along_axis(p, order, 1)
-    loss = -np.log(np.maximum(p[np.arange(len(p)), np.maximum(answers.labels, 0)], LEAST)).astype(np.float32)
-    table = pa.table(
-        {
-            "key": answers.keys,
-            "label": answers.labels.astype(np.int32),
-            "top5": pa.FixedSizeListArray.from_arrays(order.reshape(-1), k),
-            "probability": pa.FixedSizeListArray.from_arrays(top.reshape(-1), k),
-            "loss": loss,
-            "bad": [row in answers.bad for row in range(len(p))],
-        }
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    path.parent.mkdir(exist_ok=True)  # and no more: a run folder that is gone is not made again
-    files.write(path, sink.getvalue().to_pybytes())

@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import logging
-import math
 import os
 import socket
 import sys
@@ -20,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..look.kernels import kernel_sheet, towers_of
 from ..network.build import AlexNet
 from ..network.cost import cost
 from ..weights.run import Run
@@ -79,7 +79,11 @@ class Journal:
 
     def kernels(self, model: AlexNet) -> None:
         """conv1's kernels as one image in TensorBoard."""
-        self.show(lambda board: board.image("conv1", kernel_sheet(model), self.run_step))
+        weights = model.get_parameter("conv1.weight").detach().float().cpu().numpy()
+        if self.run.preprocess()[0].colour == "BGR":
+            weights = weights[:, ::-1]
+        sheet = kernel_sheet(weights, towers=towers_of(model.variant))
+        self.show(lambda board: board.image("conv1", sheet, self.run_step))
 
     def show(self, draw: Callable[["Board"], None]) -> None:
         """Something in TensorBoard; the first that finds no room is said, and ends it: the run has its other files."""
@@ -227,18 +231,3 @@ class Board:
     def close(self) -> None:
         """Closes the file."""
         self.file.close()
-
-
-def kernel_sheet(model: AlexNet) -> np.ndarray:
-    """conv1's kernels, each stretched to 0..255 by itself, in a near-square sheet: uint8 (H, W, 3)."""
-    w = model.get_parameter("conv1.weight").detach().float().cpu().numpy()  # (O, I, k, k)
-    low, high = w.min((1, 2, 3), keepdims=True), w.max((1, 2, 3), keepdims=True)
-    tiles = (255 * (w - low) / np.maximum(high - low, 1e-12)).astype(np.uint8).transpose(0, 2, 3, 1)
-    columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    k = tiles.shape[1]
-    sheet = np.zeros((rows * (k + 1) + 1, columns * (k + 1) + 1, 3), np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = (i // columns) * (k + 1) + 1, (i % columns) * (k + 1) + 1
-        sheet[y : y + k, x : x + k] = tile
-    return sheet

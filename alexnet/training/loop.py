@@ -22,7 +22,8 @@ from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
 from ..data.stats import Stats
 from ..errors import AlexNetError, DataError, NumbersError, Stopped, WeightsError
-from ..evaluation.score import answer, score, write_predictions
+from ..evaluation.predictions import write_predictions
+from ..evaluation.score import answer, score
 from ..network.build import AlexNet, Draw
 from ..ranks import cores
 from ..weights import checkpoint
@@ -32,8 +33,6 @@ from .graph import Graphed, Pass
 from .optim import rate, set_rate
 from .recipes import Recipe
 
-KERNELS = "kernels.npy"
-PREDICTIONS = "predictions"
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
@@ -380,7 +379,7 @@ def run(job: Job) -> Iterator[Record]:
             whole_epochs = job.recipe.validate_epochs * job.epoch_steps
             state.validation_due = state.step % whole_epochs == 0 or state.step == job.steps
             if state.step % job.epoch_steps == 0:
-                yield from kept_beside(job, KERNELS, partial(keep_kernels, job))
+                yield from kept_beside(job, job.run.kernels, partial(keep_kernels, job))
             if stop.requested():
                 yield {"say": f"stopping: saving step {state.step}"}
                 yield from save_now(job)
@@ -450,8 +449,8 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         state.waited = 0 if improved else state.waited + 1
         if better:
             state.best = dict(state.last)
-            path = job.run.folder / PREDICTIONS / "val.parquet"
-            yield from kept_beside(job, f"{PREDICTIONS}/val.parquet", partial(write_predictions, path, answers))
+            path = job.run.predictions
+            yield from kept_beside(job, path, partial(write_predictions, path, answers))
         if (
             not improved
             and job.recipe.schedule == "plateau"
@@ -495,7 +494,7 @@ def save(job: Job, *, best: bool = False) -> Iterator[Record]:
     yield from settled(job)
     if run.metrics.exists():
         # some disks say only here that they had no room
-        yield from kept_beside(job, run.metrics.name, partial(files.sync, run.metrics))
+        yield from kept_beside(job, run.metrics, partial(files.sync, run.metrics))
         state.metrics_bytes = run.metrics.stat().st_size
     job.store.save(Checkpoint(weights, moments, asdict(state)), best=best)
 
@@ -557,12 +556,12 @@ def save_before_end(job: Job, *, since: int = -1) -> Iterator[Record]:
         yield {"say": str(reason)}
 
 
-def kept_beside(job: Job, name: str, write: Callable[[], None]) -> Iterator[Record]:
+def kept_beside(job: Job, path: Path, write: Callable[[], None]) -> Iterator[Record]:
     """Writes a file of the run that no later step needs; where that fails, it is said and the run goes on."""
     try:
         write()
     except OSError as reason:
-        yield {"say": f"{job.run.folder / name}: could not be written ({reason.strerror}); the run goes on"}
+        yield {"say": f"{path}: could not be written ({reason.strerror}); the run goes on"}
     except DataError as reason:  # what stood there is damaged
         yield {"say": f"{reason}; the run goes on"}
 
@@ -689,7 +688,7 @@ def keep_kernels(job: Job) -> None:
 
     Of an epoch after which the file could not be written it holds NaN.
     """
-    path, epoch = job.run.folder / KERNELS, job.state.step // job.epoch_steps
+    path, epoch = job.run.kernels, job.state.step // job.epoch_steps
     now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()
     if not np.isfinite(now).all():
         raise not_finite(job, "a weight of conv1 is not finite", step=job.state.step, lr=job.state.lr)

@@ -34,6 +34,7 @@ from ..data.stats import measure
 from ..data.threads import workers_of
 from ..errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, UsageError, out_of_memory
 from ..evaluation.score import answer
+from ..look import report
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
 from ..network.cost import cost
@@ -42,7 +43,7 @@ from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name,
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
-from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
+from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named, stands_in
 from . import loop
 from .again import Difference, allow, differences, environment, exact_checkpoint, keep_changes
 from .journal import BAD_IMAGES, TENSORBOARD, Journal
@@ -55,6 +56,7 @@ UNEVEN = 3.0  # largest class / smallest class that is worth a word
 KEPT_BACK = 0.03  # of --max-time
 MOST_STEPS = 99_999_999  # a checkpoint's name has eight digits
 LAST_RESORT = 1.5  # times --max-time, when the clock itself stops the run
+REPORT_EVERY, REPORT_SHARE = 60.0, 0.02  # seconds between two reports at least, and of the time at most
 MEASURED_STEPS, MEASURED_SECONDS = 5, 3.0  # both, at least, after a few that are not counted
 
 
@@ -279,7 +281,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         preprocess, mean = run.preprocess()
     else:
         preprocess = given.preprocess if given else preprocess_of(model.variant)
-        mean = given.mean if given and given.data else None  # an untrained variant's is measured
+        # one that nobody knows, as an untrained variant's, is measured
+        mean = given.mean if given and given.mean is not None and not stands_in(given.mean) else None
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
     if data.train.shaping is not None and chosen.crop == "original":
@@ -535,9 +538,10 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
 def begin_run(run: Run, record: dict[str, Any], preprocess: Preprocess, mean: NDArray[np.float32] | None) -> None:
     """Writes what is fixed at the start, recipe.json last; what an earlier start left that saved nothing goes."""
     if run.exists():
-        for path in (run.metrics, *(run.folder / name for name in (loop.KERNELS, loop.NOT_FINITE, BAD_IMAGES))):
+        kept = (run.metrics, run.kernels, run.report, run.folder / loop.NOT_FINITE, run.folder / BAD_IMAGES)
+        for path in kept:
             path.unlink(missing_ok=True)
-        for path in (run.folder / TENSORBOARD, run.folder / loop.PREDICTIONS):
+        for path in (run.folder / TENSORBOARD, run.predictions.parent):
             if path.exists():
                 shutil.rmtree(path)
     files.write_json(run.folder / "classes.json", record["classes"])
@@ -604,7 +608,7 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
 
 def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> bool:
     """Puts the job where it begins or goes on, and its files in order; whether it is finished already."""
-    for folder in (run.folder, run.folder / loop.PREDICTIONS):
+    for folder in (run.folder, run.predictions.parent):
         files.sweep(folder)
     begun = run.begun()
     if begun != record["begun"]:
@@ -648,8 +652,40 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     return finished
 
 
+@dataclass
+class Reporting:
+    """Writes the report of a run, now and then and at its end. The first that cannot be written is said: none ends it.
+
+    It reads the run folder and changes nothing that the run computes with.
+    """
+
+    job: Job
+    console: Console
+    due: float = 0.0  # of time.monotonic()
+    failed: bool = False
+
+    def refresh(self) -> None:
+        """A page of the run under way, if the last is old enough."""
+        if time.monotonic() >= self.due:
+            self.write(under_way=True)
+
+    def write(self, *, under_way: bool) -> None:
+        """A page of the run as it stands."""
+        begin = time.monotonic()
+        try:
+            report.write(self.job.run, under_way=under_way, found=(self.job.train, self.job.val))
+        except (OSError, AlexNetError) as reason:
+            if not self.failed:
+                why = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+                self.console.print(f"{self.job.run.report}: could not be written ({why}); the run goes on")
+            self.failed = True
+        now = time.monotonic()
+        self.due = now + max(REPORT_EVERY, (now - begin) / REPORT_SHARE)
+
+
 def _consumed(asked: Asked, job: Job, console: Console) -> str:
     """Runs the loop to its end, and writes what it yields; returns how it ended, as `train --json` says."""
+    reporting = Reporting(job, console)
     if asked.on_nan == "rollback" and not job.run.begun():
         for item in loop.save_now(job):  # there is something to go back to from the first step on
             console.print(item["say"])
@@ -664,10 +700,13 @@ def _consumed(asked: Asked, job: Job, console: Console) -> str:
                     stopped = item.get("stopped", stopped)
                     if item.get("split") == "val":
                         journal.kernels(job.model)
+                        reporting.refresh()
+                reporting.write(under_way=False)
                 return stopped
             except AlexNetError as reason:
                 for item in loop.last_word(job):
                     journal.write(item)
+                reporting.write(under_way=True)
                 if isinstance(reason, Stopped):
                     reason.result = document(job, "signal")
                 if not isinstance(reason, NumbersError) or asked.on_nan != "rollback":
@@ -689,4 +728,5 @@ def document(job: Job, stopped: str) -> dict[str, Any]:
         "seconds": state.seconds,
         "images_per_second": state.images / state.seconds if state.seconds else 0.0,
         "stopped": stopped,
+        "report": str(job.run.report) if job.run.report.exists() else None,
     }

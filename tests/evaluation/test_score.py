@@ -16,7 +16,8 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_sc
 from alexnet import stop
 from alexnet.data.sources import open_source
 from alexnet.errors import BadImage, DataError, Stopped
-from alexnet.evaluation.score import Answers, answer, average, score, wilson, write_predictions
+from alexnet.evaluation.predictions import write_predictions
+from alexnet.evaluation.score import Answers, answer, average, score, wilson
 from alexnet.network.build import build
 from alexnet.weights.run import preprocess_of
 

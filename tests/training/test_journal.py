@@ -13,14 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
 from alexnet.cli import console_for
 from alexnet.network.build import build
 from alexnet.training import loop, start
-from alexnet.training.journal import Board, kernel_sheet
+from alexnet.training.journal import Board
 from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
@@ -152,7 +151,7 @@ def test_conv1_is_drawn_at_each_validation(made):
     drawn = events.Images("conv1")
     assert [e.step for e in drawn] == [r["step"] for r in records(made / "whole") if r["split"] == "val"]
     picture = np.asarray(Image.open(io.BytesIO(drawn[-1].encoded_image_string)))
-    assert picture.shape == (3 * 12 + 1, 4 * 12 + 1, 3)  # 12 kernels of 11 px in four columns, a line between
+    assert picture.shape == (2 * (12 + 1) + 3, 6 * 12 + 1, 3)  # 12 kernels of 11 px, a row a tower, a line between
 
 
 def test_no_step_is_drawn_twice_after_a_kill(made):
@@ -189,17 +188,6 @@ def test_an_event_for_which_there_is_no_room_leaves_no_half_of_it(tmp_path):
     while at < len(content):  # a length, its checksum, so many bytes, theirs
         at, events = at + 16 + int.from_bytes(content[at : at + 8], "little"), events + 1
     assert (at, events) == (len(content), 2)
-
-
-def test_the_kernel_sheet_puts_each_kernel_in_its_place():
-    net = build("tiny", classes=2, seed=0)
-    with torch.no_grad():
-        net.get_parameter("conv1.weight").zero_()
-        net.get_parameter("conv1.weight")[5, 0, 2, 3] = 1.0  # kernel 5: second row, second column; red
-    sheet = kernel_sheet(net)
-    assert sheet.dtype == np.uint8
-    assert np.argwhere(sheet).tolist() == [[1 + 12 + 2, 1 + 12 + 3, 0]]
-    assert sheet.max() == 255
 
 
 def test_lines_for_a_person_leave_stdout_to_the_document(capsys):

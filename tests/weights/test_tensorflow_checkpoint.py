@@ -1,5 +1,7 @@
 """Checkpoints of the article's program: as TensorFlow writes them, as nobody should, and as its training goes on here."""
 
+import io
+import json
 import re
 import resource
 import shutil
@@ -10,14 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from rich.console import Console
 
+from alexnet.cli import main
+from alexnet.data.loader import batches
 from alexnet.errors import WeightsError
 from alexnet.network.build import AlexNet
 from alexnet.network.variants import Pad, variant
+from alexnet.training import loop, start
 from alexnet.training.loop import loss_of
 from alexnet.training.optim import AdamTF1, optimizer
 from alexnet.training.recipes import RECIPES
+from alexnet.training.start import Asked
 from alexnet.weights.checkpoint import load_optimizer, optimizer_tensors
+from alexnet.weights.run import open_run
 from alexnet.weights.tensorflow import BETAS, SCOPED, SLOTS, UNSCOPED, crc32c, masked, read_checkpoint
 from tests.network.test_tensorflow import tensorflow
 
@@ -560,32 +569,49 @@ def test_what_tensorflow_saves_in_slices_is_refused(small, name):
         read_checkpoint(small[0] / name)
 
 
-BATCH, STEPS = 4, 20
+BATCH, STEPS = 10, 20  # the article's batch
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """What `train digits --recipe article-printed` gives its network in its first 21 steps, and the labels."""
+    asked = Asked(data="digits", recipe="article-printed", run=str(tmp_path_factory.mktemp("run") / "x"), workers=1)
+    job, _, _ = start.prepare(replace(asked, precision="fp32"), Console(file=io.StringIO()))
+    assert job.recipe.batch_size == BATCH
+    normalise, augment = loop.Normalise(job.preprocess, job.mean, job.device), loop.augment_of(job.recipe)
+    prepare, side = loop.preparer(job)
+    made = batches(job.train, loop.order(job, 0, STEPS + 1), prepare, side=side, threads=1)
+    seen = [(loop.views_of(job, batch, normalise, augment), batch.labels) for batch in made]
+    return torch.cat([images for images, _ in seen]), torch.cat([labels for _, labels in seen])
 
 
 @pytest.fixture(scope="module", params=[1e-5, 1e-2], ids=["slow", "as printed"])
-def trained(request, tmp_path_factory):
+def trained(request, digits, tmp_path_factory):
     """The article's program after 20 steps on digits: at its own rate its softmax is saturated and nothing flows back."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.kron(digits.images[:40] / 16, np.ones((28, 28)))[..., None].repeat(3, -1).astype(np.float32)
-    labels = digits.target[:40]
+    images, labels = digits
     folder = tmp_path_factory.mktemp("trained")
     theirs = tensorflow(
-        folder, PROGRAM, images=images, labels=labels, classes=10, batch=BATCH, steps=STEPS, rate=request.param
-    )
-    rows = np.arange(STEPS * BATCH, (STEPS + 1) * BATCH) % len(images)
-    next_batch = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels[rows])
-    yield folder / "model1.ckpt", theirs, next_batch, request.param
+        folder, PROGRAM, images=images.permute(0, 2, 3, 1).numpy(), labels=labels.numpy(), classes=10, batch=BATCH,
+        steps=STEPS, rate=request.param,
+    )  # fmt: skip
+    yield folder / "model1.ckpt", theirs, (images[-BATCH:].contiguous(), labels[-BATCH:]), request.param
     shutil.rmtree(folder)
 
 
-def differences(found, theirs, batch, *, table=None):
+class Overhanging(AlexNet):
+    """Without the row and the column that end pool5's input: zeros stand where their windows were."""
+
+    def layer(self, row, x, draw, index, *, inplace):
+        if row.name == "pool5":
+            return F.pad(F.max_pool2d(x, row.kernel, row.stride), (0, 1, 0, 1))
+        return super().layer(row, x, draw, index, inplace=inplace)
+
+
+def differences(found, theirs, batch, *, table=None, network=AlexNet):
     """How far ours is from TensorFlow's, as a part of its largest: each activation, gradient and weight change."""
     images, labels = batch
     recipe = RECIPES["article-printed"]
-    model = AlexNet(table or variant("article"), 10).eval()  # no dropout
+    model = network(table or variant("article"), 10).eval()  # no dropout
     model.load_state_dict(found.tensors)
     rule = optimizer(model, recipe)
     for name, values in found.moments.items():
@@ -644,9 +670,52 @@ def test_the_articles_training_goes_on_as_tensorflows(trained):
 
     if rate == 1e-5:
         assert differences(found, theirs, batch, table=mirrored)["relu1"] > 0.1
+        apart = differences(found, theirs, batch, network=Overhanging)
+        assert apart["relu5"] < 1e-4 and apart["pool5"] > 0.1 and apart["fc8"] > 0.001
         flat(found.moments["m"])
         assert differences(found, theirs, batch)["change fc6.weight by ours"] > 0.1
         flat(found.tensors)
         assert differences(found, theirs, batch)["relu6"] > 0.1
         found.moments.clear()
         assert differences(found, theirs, batch)["change fc7.weight by ours"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)
+def test_a_run_of_the_articles_program_is_imported_and_continued_by_the_verbs(trained, tmp_path, monkeypatch, capsys):
+    """The update that `alexnet train` makes next is TensorFlow's own, of the same pictures, dropout off."""
+    path, theirs, _, rate = trained
+    monkeypatch.chdir(tmp_path)
+
+    def done(*words):
+        with pytest.raises(SystemExit) as caught:
+            main([*map(str, words), "--json"])
+        assert caught.value.code == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    made = done("import", path, "--run", "mine")
+    assert (made["variant"], made["kind"]) == ("article", "tensorflow")
+    before = {name: value.clone() for name, value in open_run("runs/mine").model.state_dict().items()}
+    words = (
+        "train",
+        "digits",
+        "--recipe",
+        "article-printed",
+        "--run",
+        "mine",
+        "--max-steps",
+        STEPS + 1,
+        "--workers",
+        1,
+    )
+    words = (*words, "--kernels", "plain", "--dropout", 0, "--precision", "fp32", "--val-fraction", 0.2)
+    result = done(*words, "--allow-change", "dropout,precision")
+    assert result["last"]["step"] == STEPS + 1
+    after = open_run("runs/mine/last").model.state_dict()
+    for name, value in after.items():
+        expected = ours(name, theirs[f"after {SCOPED[name]}"]) - before[name].numpy()
+        far = np.sort(np.abs((value - before[name]).numpy() - expected), axis=None)
+        # one weight in 10,000 may come of the rounding of a sum, as above
+        assert far[-1 - value.numel() // 10_000] < 1e-4 * (np.abs(expected).max() or 1), name
+    moved = (after["fc6.weight"] - before["fc6.weight"]).abs().max()
+    assert moved > 1e-3 or rate == 1e-2

@@ -1,0 +1,211 @@
+"""The pictures whose features lie nearest, found exactly: matrix products, a block at a time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..data.loader import BadImages
+from ..data.samples import UNLABELLED, Samples, shown
+from ..errors import UsageError
+from ..weights.run import Loaded
+from .feature_files import Features
+from .features import activations, asked_for, digest, gather, layer_form
+
+Metric = Literal["euclidean", "cosine"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+Index = Literal["exact", "faiss"]
+INDICES: tuple[Index, ...] = get_args(Index)
+LAYER = "fc7"
+BLOCK = 1 << 23  # float64 values at a time, 64 MiB
+WITHIN = 1e-12  # of the squares that a distance is the difference of: what their sums are off by, and more
+
+
+def nearest(
+    queries: NDArray[np.float32], among: NDArray[np.float32], *, k: int, metric: Metric = "euclidean"
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows (Q, D) and (N, D) -> the k nearest rows of `among` to each query: indices and distances (Q, k).
+
+    The nearest comes first, of rows equally near the lower index; where N < k there are N. A cosine distance is
+    1 - cos, and 1 where a row is all zeros. UsageError: rows of other lengths, an unknown metric, k below 1.
+    """
+    step = max(1, BLOCK // max(1, among.shape[1]))
+    return nearest_of(queries, (among[i : i + step] for i in range(0, len(among), step)), k=k, metric=metric)
+
+
+def nearest_of(
+    queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], *, k: int, metric: Metric = "euclidean"
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `nearest`, of rows that come in blocks (n, D), each of which is forgotten after it was looked at."""
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+    if k < 1:
+        raise UsageError(f"-k {k}: must be at least 1")
+    indices, distances = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
+    begin = 0
+    for block in _parts(blocks):
+        if block.shape[1:] != queries.shape[1:]:
+            raise UsageError(f"features of {block.shape[1:]} to search, of {queries.shape[1:]} to search for")
+        found = np.empty((len(queries), min(k, len(block))), np.int64), np.empty((len(queries), min(k, len(block))))
+        rows = _rows(block, metric)
+        step = max(1, BLOCK // max(rows.shape))
+        for i in range(0, len(queries), step):
+            part = slice(i, i + step)
+            found[0][part], found[1][part] = _nearest(_rows(queries[part], metric), rows, k, metric)
+        indices, distances = np.hstack([indices, found[0] + begin]), np.hstack([distances, found[1]])
+        order = np.argsort(distances, axis=1, kind="stable")[:, :k]  # what came earlier has the lower index
+        indices, distances = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+        begin += len(block)
+    return indices, distances.astype(np.float32)
+
+
+def _parts(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        step = max(1, BLOCK // max(1, block.shape[1]))
+        for i in range(0, len(block), step):
+            yield block[i : i + step]
+
+
+def _rows(values: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
+    """The rows as float64, for cosine of length 1; a row of zeros stays one."""
+    rows = np.asarray(values, np.float64)
+    if metric == "euclidean":
+        return rows
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths == 0, 1, lengths)
+
+
+def _nearest(
+    queries: NDArray[np.float64], rows: NDArray[np.float64], k: int, metric: Metric
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k nearest of some rows: a matrix product says which it may be, their own differences which it is."""
+    k = min(k, len(rows))
+    squares = np.einsum("ij,ij->i", rows, rows)
+    product = queries @ rows.T
+    indices, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+    for q, query in enumerate(queries):
+        own = float(query @ query)
+        rough = own + squares - 2 * product[q] if metric == "euclidean" else 1 - product[q]
+        # the sums that a distance is the difference of are off by some last bits; equal rows must come out equal
+        near = np.flatnonzero(rough <= np.partition(rough, k - 1)[k - 1] + WITHIN * (own + squares.max() + 1e-300))
+        if metric == "euclidean":
+            exact = np.linalg.norm(rows[near] - query, axis=1)
+        else:
+            exact = np.maximum(0, 1 - (rows[near] * query).sum(1))
+        order = np.argsort(exact, kind="stable")[:k]
+        indices[q], distances[q] = near[order], exact[order]
+    return indices, distances
+
+
+def faiss_nearest_of(
+    queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], *, k: int, metric: Metric = "euclidean"
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `nearest_of`, by an exact index of faiss, which is made here and keeps all blocks in memory, in float32.
+
+    Of rows equally near, which comes first is faiss's. UsageError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise UsageError("faiss is not installed (pip install 'alexnet[faiss]')") from None
+    index: Any = None
+    for block in _parts(blocks):
+        rows = _rows(block, metric).astype(np.float32)
+        if index is None:
+            index = faiss.IndexFlatL2(rows.shape[1]) if metric == "euclidean" else faiss.IndexFlatIP(rows.shape[1])
+        index.add(rows)
+    distances, indices = index.search(_rows(queries, metric).astype(np.float32), min(k, index.ntotal))
+    found = np.sqrt(np.maximum(distances, 0)) if metric == "euclidean" else np.maximum(0, 1 - distances)
+    return indices.astype(np.int64), found.astype(np.float32)
+
+
+SEARCHES: dict[Index, Callable[..., tuple[NDArray[np.int64], NDArray[np.float32]]]] = {
+    "exact": nearest_of,
+    "faiss": faiss_nearest_of,
+}
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A picture that was found: its path or key, its class in words where it has one, and how far it is."""
+
+    path: str
+    label: str | None
+    distance: float
+
+
+def neighbours(
+    loaded: Loaded,
+    queries: Samples,
+    among: Features | Samples,
+    *,
+    layer: str | None = None,
+    k: int = 6,
+    metric: Metric = "euclidean",
+    index: Index = "exact",
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    threads: int = 2,
+    bad_images: BadImages = "error",
+) -> list[tuple[str, list[Neighbour]]]:
+    """For each query its key and the k nearest pictures, nearest first.
+
+    `among`: features of the same network, or pictures whose features are computed, and forgotten, here. `layer`: the
+    only one of a file of features, else fc7. UsageError: features of another network, or without the layer. A bad query
+    is a BadImage.
+    """
+    if index not in INDICES:
+        raise UsageError(f"--index {index}: unknown; known are {', '.join(INDICES)}")
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+    if k < 1:
+        raise UsageError(f"-k {k}: must be at least 1")
+    rows = list[int]()
+    if isinstance(among, Features):
+        name, chosen = _layer_of(among, layer, loaded)
+        views = among.about.views
+        matrix = among.matrix(name)
+        blocks: Iterable[NDArray[np.float32]] = [matrix]
+    else:
+        chosen, views = layer or LAYER, 1
+        asked_for(loaded, [chosen], views=views, batch_size=batch_size, threads=threads)
+
+        def computed(pictures: Samples) -> Iterator[NDArray[np.float32]]:
+            for one in activations(loaded, pictures, [chosen], batch_size=batch_size, device=device, threads=threads,
+                                   bad_images=bad_images):  # fmt: skip
+                rows.extend(one.rows.tolist())
+                if len(one.rows):
+                    yield one.values[chosen].reshape(len(one.rows), -1).numpy()
+
+        blocks = computed(among)
+    asked = gather(loaded, queries, [chosen], views=views, mean=True, batch_size=batch_size, device=device,
+                   threads=threads)  # fmt: skip
+    indices, distances = SEARCHES[index](asked.matrix(chosen), blocks, k=k, metric=metric)
+
+    def named(i: int) -> tuple[str, str | None]:
+        row = i if isinstance(among, Features) else rows[i]
+        label, words = int(among.labels[row] if isinstance(among, Features) else among.label[row]), among.classes.words
+        path = among.keys[row] if isinstance(among, Features) else shown(str(among.path(row)))
+        return path, None if label == UNLABELLED else words[label]
+
+    return [
+        (key, [Neighbour(*named(int(i)), float(d)) for i, d in zip(near, far, strict=True)])
+        for key, near, far in zip(asked.keys, indices, distances, strict=True)
+    ]
+
+
+def _layer_of(features: Features, layer: str | None, loaded: Loaded) -> tuple[str, str]:
+    """The layer to search in, as the file calls it and as the table does."""
+    said = features.about
+    if said.network != digest(loaded):
+        raise UsageError(f"{features.where}: features of another network ({said.run}) than {loaded.where}")
+    if layer is None and len(said.layers) == 1:
+        layer = next(iter(said.layers))
+    ours = layer_form(layer or LAYER, loaded.model.variant)
+    for name, there in said.layers.items():
+        if there == ours and name in features.values:
+            return name, ours
+    raise UsageError(f"{features.where}: holds no layer {layer or LAYER}; it holds {', '.join(said.layers)} (--layer)")
