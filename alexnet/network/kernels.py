@@ -252,13 +252,6 @@ def fastest(
     return made, measured
 
 
-def ready(variant: Variant, kernels: Kernels, *, precision: str, device: torch.device) -> None:
-    """Has what a choice compiles for a variant compiled, or read from where that is kept: no step is to wait for it."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for layer in _layers(variant, kernels, "lrn", 1, dtype, device) if kernels.lrn != PLAIN.lrn else ():
-        layer()
-
-
 def _graph_of(run: Callable[[], object]) -> Callable[[], object]:
     """`run` as a CUDA graph, as a step is one: of a layer alone, the launches would take longer than the work."""
     for _ in range(WARM):

@@ -38,7 +38,7 @@ from ..look import report
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
 from ..network.cost import cost
-from ..network.kernels import PLAIN, Kernels, fastest, ready
+from ..network.kernels import PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
@@ -416,16 +416,18 @@ def choose_kernels(job: Job, asked: str, console: Console) -> None:
 
 
 def warm(job: Job) -> None:
-    """Has compiled, or read from where it is kept, what the steps use: the first of them is no slower for it.
-
-    The normalization, and the augmentation of as many black pictures as go through the compiled kernel.
+    """Has what the steps use compiled, or read from where it is kept, so that no step waits for it: by black pictures,
+    as many as the compiled augmentation begins with, of which one goes through the network and back.
     """
-    ready(job.model.variant, job.model.kernels, precision=job.precision, device=job.device)
-    n, side = np.arange(FEW_CROPS + 1), loop.preparer(job)[1]
-    if job.recipe.batch_size > FEW_CROPS:
-        pictures, labels = torch.zeros(len(n), side, side, 3, dtype=torch.uint8), torch.zeros(len(n), dtype=torch.int64)
-        black = Batch(pictures, labels, n, n, 0, [], 0.0, 0.0)
-        loop.views_of(job, black, loop.Normalise(job.preprocess, job.mean, job.device), loop.augment_of(job.recipe))
+    count, side = FEW_CROPS + 1 if job.recipe.batch_size > FEW_CROPS else 1, loop.preparer(job)[1]
+    n, labels = np.arange(count), torch.zeros(count, dtype=torch.int64)
+    black = Batch(torch.zeros(count, side, side, 3, dtype=torch.uint8), labels, n, n, 0, [], 0.0, 0.0)
+    normalise = loop.Normalise(job.preprocess, job.mean, job.device)
+    images = loop.views_of(job, black, normalise, loop.augment_of(job.recipe))
+    job.model.eval()  # averages of batches stay as they are
+    with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+        job.model(images[:1]).float().sum().backward()
+    job.model.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def test_where_nothing_can_be_kept_on_disk_a_process_compiles_for_itself(monkeyp
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache function"):
         njit(cache=True)(lambda x: x)
-    forward, _ = lrn_cpu._across.__wrapped__(3, 0.5, False)
+    forward, _ = lrn_cpu._across.__wrapped__(3, 0.5, False, False)
     x = images(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
     rows = x.permute(0, 2, 3, 1).reshape(-1, 4).numpy()
     y = np.empty_like(rows)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -605,28 +606,34 @@ def test_kernels_are_measured_once_and_kept_with_the_run(pictures, tmp_path, mon
 
 def test_no_step_compiles(pictures, tmp_path, monkeypatch):
     """Neither the first, nor one after the kernels were chosen in another process: what is compiled is so before."""
-    kernels = [lrn_cpu._across.__wrapped__(5, 0.75, False), (augment_cpu._kernel.__wrapped__(False),)]
-    monkeypatch.setattr(lrn_cpu, "_across", lambda *of: kernels[0])
-    monkeypatch.setattr(augment_cpu, "_kernel", lambda *of: kernels[1][0])
+    across, augmenting = (
+        cache(lrn_cpu._across.__wrapped__),
+        cache(augment_cpu._kernel.__wrapped__),
+    )  # nothing compiled yet
+    kernels: list[tuple] = []
+    monkeypatch.setattr(lrn_cpu, "_across", lambda *of: kernels.append(across(*of)) or across(*of))
+    monkeypatch.setattr(augment_cpu, "_kernel", lambda *of: kernels.append((augmenting(*of),)) or augmenting(*of))
     wanted = asked(pictures, tmp_path / "run", batch_size=24, kernels="auto")
     job, _, _ = start.prepare(wanted, quiet())
     job.model.kernels = replace(PLAIN, lrn="numba")
     start.colours(job, quiet())
 
-    def compiled() -> list[int]:
-        return [len(kernel.signatures) for pair in kernels for kernel in pair]
+    def compiled() -> dict[int, int]:
+        return {id(kernel): len(kernel.signatures) for pair in kernels for kernel in pair}
 
-    assert compiled() == [0, 0, 0]
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
     start.warm(job)
-    assert compiled() == [1, 1, 1] and not job.rule.state
+    made = compiled()
+    assert len(made) == 3 and set(made.values()) == {1}, "forward and back, and the augmentation"
+    assert not job.rule.state and all(parameter.grad is None for parameter in job.model.parameters())
     assert all(torch.equal(before[name], value) for name, value in job.model.state_dict().items())
     batch = next(
         batches(job.train, loop.order(job, 0, 1), loop.preparer(job)[0], side=job.preprocess.stored, threads=1)
     )
     x = loop.views_of(job, batch, loop.Normalise(job.preprocess, job.mean, job.device), loop.augment_of(job.recipe))
+    calls = len(kernels)
     loop.step(job, x, batch.labels, number=0, lr=0.01)
-    assert compiled() == [1, 1, 1]
+    assert len(kernels) > calls and compiled() == made
 
 
 def test_the_commit_is_the_programs_own(tmp_path, monkeypatch):
