@@ -324,7 +324,9 @@ def recipes_of(script: Path) -> set[str]:
     for program in (ROOT / "bench").glob("*.py"):
         if any(f"bench/{program.name}" in word for word in words):
             constants = [n.value for n in ast.walk(ast.parse(program.read_text())) if isinstance(n, ast.Constant)]
-            one = constants[constants.index("--recipe") + 1] if "--recipe" in constants else None  # or it trains nothing
+            one = (
+                constants[constants.index("--recipe") + 1] if "--recipe" in constants else None
+            )  # or it trains nothing
             asked += [one] if one in RECIPES else [c for c in constants if one and c in RECIPES]
     unknown = set(asked) - RECIPES.keys()
     assert not unknown, f"{script.name}: names {unknown}, which is no recipe"
