@@ -116,7 +116,7 @@ def rows_of(question: str, base: Path, data: Path, val: Path, a: argparse.Namesp
                         "question": question, "arm": arm, "each": size, "pictures": count, "seed": seed,
                         "steps": result["last"]["step"], "seconds": round(result["seconds"], 1),
                         "top1": said["top1"], "interval": [low, high], "count": len(hits),
-                        "mcnemar": None if arm == "from scratch" else [pair.only_first, pair.only_second, pair.p],
+                        "mcnemar": None if arm == "from scratch" else (pair.only_first, pair.only_second, pair.p),
                     }
                 )  # fmt: skip
                 print(line(rows[-1]), flush=True)

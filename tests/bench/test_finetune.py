@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from scipy.stats import binom
 
 from tests.bench import script
 from tests.pictures import write_folder
@@ -14,14 +13,6 @@ from tests.pictures import write_folder
 def finetune(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
     return script("finetune")
-
-
-def test_who_is_right_where_the_other_is_not(finetune):
-    ours = {"a/1.jpg": True, "a/2.jpg": True, "b/1.jpg": False, "b/2.jpg": True, "b/3.jpg": False}
-    theirs = {"a/1.jpg": True, "a/2.jpg": False, "b/1.jpg": True, "b/2.jpg": False, "b/3.jpg": False}
-    only_here, only_there, p = finetune.mcnemar(ours, theirs)
-    assert (only_here, only_there) == (2, 1) and p == pytest.approx(min(1, 2 * binom.cdf(1, 3, 0.5)))
-    assert finetune.mcnemar(ours, ours) == (0, 0, 1.0)
 
 
 def test_pictures_are_drawn_once_and_are_the_same_for_both(finetune, tmp_path):

@@ -493,10 +493,17 @@ def test_a_signal_is_heeded_while_kernels_are_measured(pictures, tmp_path, monke
 
 
 def test_a_signal_after_resume_exact_says_how_to_go_on(pictures, tmp_path, once, monkeypatch):
-    run = shutil.copytree(once, tmp_path / "run")
-    monkeypatch.setattr(stop, "requested", lambda: True)
+    run, step, done = shutil.copytree(once, tmp_path / "run"), loop.step, list[int]()
+
+    def counted(*given, number, **more):
+        done.append(number)
+        return step(*given, number=number, **more)
+
+    monkeypatch.setattr(loop, "step", counted)
+    monkeypatch.setattr(stop, "requested", lambda: bool(done))  # not while the pictures are looked for
     with pytest.raises(Stopped, match="stopped at step 5 of 8; run it again, without --resume, to go on"):
         start.train(asked(pictures, run, epochs=2, resume=("exact", str(run / "last"))), quiet())
+    done.clear()
     with pytest.raises(Stopped, match="stopped at step 6 of 8; run it again to go on"):
         start.train(asked(pictures, run, epochs=2), quiet())
 
