@@ -30,7 +30,7 @@ Line = dict[str, Any]  # of metrics.jsonl
 
 @dataclass
 class Record:
-    """One run. What its folder does not have is None or empty, and `lacking` says why, by the field's name.
+    """One run, number `at` of a page. What its folder lacks is None or empty, and `lacking` says why, by the field.
 
     `kernels`: conv1's, (O, 3, k, k), red first; `kernels_of` says of when they are. `bad`: pictures left out. `train`
     and `val` are its pictures, where they were looked for and are still those that it had.
@@ -38,6 +38,7 @@ class Record:
 
     run: Run
     name: str
+    at: int
     recipe: dict[str, dict[str, Any]]
     variant: Variant
     classes: Classes
@@ -99,7 +100,7 @@ def run_of(where: str) -> Run:
     raise UsageError(f"{where}: not a run folder (it holds no recipe.json); `alexnet import` makes one of a model file")
 
 
-def read(run: Run, *, name: str, checkpoints: bool = True) -> Record:
+def read(run: Run, *, name: str, at: int = 0, checkpoints: bool = True) -> Record:
     """What the folder of a run tells, called `name`. Without `checkpoints` none is opened: the kernels are its log's.
 
     UsageError: no run, or one whose recipe, classes or preprocessing cannot be read.
@@ -108,7 +109,7 @@ def read(run: Run, *, name: str, checkpoints: bool = True) -> Record:
     steps = recipe["steps"]["value"]
     if type(steps) is not int or steps < 0:
         raise UsageError(f"{run.folder / 'recipe.json'}: steps: expected a number of updates")
-    made = Record(run, name, recipe, variant(str(recipe["variant"]["value"])), classes, preprocess)
+    made = Record(run, name, at, recipe, variant(str(recipe["variant"]["value"])), classes, preprocess)
     with _lacking(made, "environment"):
         made.environment = run.json("environment.json")
     with _lacking(made, "data"):

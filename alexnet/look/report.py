@@ -43,7 +43,10 @@ def report(
     """
     if not 1 <= len(runs) <= MOST_RUNS:
         raise UsageError(f"{len(runs)} runs; a report takes 1 to {MOST_RUNS}")
-    records = [read(run, name=name, checkpoints=not under_way) for run, name in zip(runs, _names(runs), strict=True)]
+    records = [
+        read(run, name=name, at=at, checkpoints=not under_way)
+        for at, (run, name) in enumerate(zip(runs, _names(runs), strict=True))
+    ]
     for record in records:
         if under_way:
             record.lacking["pictures"] = "they come at the end of the training, or with “alexnet report RUN”"
@@ -85,29 +88,23 @@ def _page(records: Sequence[Record], book: Book) -> bytes:
 
     def each(make: Callable[[Record], Child]) -> Child:
         """A part of every run, under its name where there are several."""
-        if not several:
-            return make(records[0])
-        return [[node("h4", record.name), make(record)] for record in records]
+        made = [(record.name, part) for record in records if (part := make(record)) is not None]
+        return [[node("h4", name) if several else None, part] for name, part in made]
 
     # the pictures that a person sees first get their images first
     mistakes = each(lambda record: results.worst(record, book))
     alone = comparison.only_one(records, book) if several else None
-    labels = [(record.name, results.label_errors(record, book, at=at)) for at, record in enumerate(records)]
+    labels = each(lambda record: results.label_errors(record, book))
     sheets = each(lambda record: settings.data(record, book.album))
-    confusions = [(record.name, results.confusions(record, book, at=at)) for at, record in enumerate(records)]
-    named = [node("li", node("strong", record.name), ": ", _in_short(record)) for record in records]
-
-    def listed(made: Sequence[tuple[str, Node]]) -> Child:
-        return [[node("h4", name) if several else None, one] for name, one in made]
-
-    undecoded = [(record.name, one) for record in records if (one := results.undecoded(record)) is not None]
+    confusions = each(lambda record: results.confusions(record, book))
+    undecoded = [_part("Could not be decoded", each(results.undecoded))] if any(one.bad for one in records) else []
     tabs: list[tuple[str, str, list[Node]]] = []
     if several:
         tabs.append(("comparison", "Comparison", [
             _part("Scores", comparison.scores(records)),
             _part("Is the difference chance?", comparison.tests(records)),
             _part("Pictures that only one gets right",
-                  alone if alone is not None else lacking("the runs were not judged by the same pictures")),
+                  alone or lacking("the runs cannot be paired, as said above")),
             _part("Class by class", comparison.by_class(records)),
             _part("What differs between the recipes", settings.differences(records)),
         ]))  # fmt: skip
@@ -119,10 +116,10 @@ def _page(records: Sequence[Record], book: Book) -> bytes:
             _part("Can its probabilities be believed?", each(results.probabilities)),
         ]),
         ("mistakes", "Mistakes", [
-            _part("What is taken for what", listed(confusions)),
+            _part("What is taken for what", confusions),
             _part("The worst mistakes", mistakes),
-            _part("Likely label errors", listed(labels)),
-            *([_part("Could not be decoded", listed(undecoded))] if undecoded else []),
+            _part("Likely label errors", labels),
+            *undecoded,
         ]),
         ("classes", "Classes", [_part("Each class", each(results.classes))]),
         ("data", "Data", [_part("Data sheet", sheets)]),
@@ -133,9 +130,10 @@ def _page(records: Sequence[Record], book: Book) -> bytes:
         ]),
         ("paper", "Paper", [_part("Beside the paper", each(paper))]),
     ]  # fmt: skip
-    title = records[0].name if not several else f"{len(records)} runs"
+    title = f"{len(records)} runs" if several else records[0].name
+    named = [node("li", node("strong", record.name), ": ", _in_short(record)) for record in records]
     header = node("header", node("p", "alexnet report", class_="label"), node("h1", title),
-                  node("p", _in_short(records[0])) if not several else node("ul", named))  # fmt: skip
+                  node("ul", named) if several else node("p", _in_short(records[0])))  # fmt: skip
     links = [node("li", node("a", name, href=f"#{key}", id=f"tab-{key}")) for key, name, _ in tabs]
     nav = node("nav", node("ul", links), aria_label="Parts of the report")
     panels = [node("section", node("h2", name, class_="of-panel"), parts, id=key, class_="panel",

@@ -207,7 +207,7 @@ def _without_images(record: Record) -> Node | None:
     return lacking(f"the pictures themselves; {record.lacking.get('pictures', 'they were not looked for')}")
 
 
-def label_errors(record: Record, book: Book, *, at: int) -> Node:
+def label_errors(record: Record, book: Book) -> Node:
     """Pictures whose label looks wrong, to look at, and to save as a table."""
     if record.predictions is None:
         return lacking(record.lacking["predictions"])
@@ -225,7 +225,7 @@ def label_errors(record: Record, book: Book, *, at: int) -> Node:
         for row, k, p, own in zip(found.rows, found.looks_like, found.probability, found.of_label, strict=True)
     ][:MOST_SAVED]
     heads = ["path", "label", "looks_like", "probability_of_label", "probability"]
-    book.saves[f"labels-{at}"] = [heads, *whole]
+    book.saves[f"labels-{record.at}"] = [heads, *whole]
     listed = table("Likely label errors", [Column("picture"), Column("label"), Column("looks like"),
                    Column("label’s probability", number=True), Column("probability", number=True)],
                    [[key, names[record.classes.keys.index(a)], names[record.classes.keys.index(b)],
@@ -237,7 +237,7 @@ def label_errors(record: Record, book: Book, *, at: int) -> Node:
         note(f"{len(found.rows):,} of {len(said):,} pictures, by confident learning (Northcutt and others, 2021): "
              "another class is likelier than it usually is for pictures labelled so. Look before you believe it: a "
              "network as right as this one is wrong about some."),
-        node("p", node("button", "Save as CSV", type="button", class_="action", data_save=f"labels-{at}",
+        node("p", node("button", "Save as CSV", type="button", class_="action", data_save=f"labels-{record.at}",
                        data_name="label-errors.csv")),
         gallery(record, rows, book.put(record, rows), captions, of="Likely label errors"),
         _without_images(record),
@@ -245,7 +245,7 @@ def label_errors(record: Record, book: Book, *, at: int) -> Node:
     )  # fmt: skip
 
 
-def confusions(record: Record, book: Book, *, at: int) -> Node:
+def confusions(record: Record, book: Book) -> Node:
     """What is taken for what: a table of the classes, or of the most confused pairs; a cell opens its pictures."""
     if record.predictions is None:
         return lacking(record.lacking["predictions"])
@@ -254,12 +254,12 @@ def confusions(record: Record, book: Book, *, at: int) -> Node:
     apart = [pair for pair in found if pair.true != pair.said]
     shown = found if len(names) <= MATRIX else apart[:MOST_PAIRS]
     counts = np.bincount(said.labels, minlength=len(names))
-    _open(record, book, shown, at=at)
+    _open(record, book, shown)
     if len(names) > MATRIX:
         columns = [Column("true class"), Column("taken for"), Column("pictures", number=True),
                    Column("of the class", number=True)]  # fmt: skip
         rows = [[names[pair.true], names[pair.said],
-                 (_button(f"{len(pair.rows):,}", pair, names, at), float(len(pair.rows))),
+                 (_button(record, pair), float(len(pair.rows))),
                  (percent(len(pair.rows) / counts[pair.true]), len(pair.rows) / counts[pair.true])]
                 for pair in shown]  # fmt: skip
         if not rows:
@@ -278,7 +278,7 @@ def confusions(record: Record, book: Book, *, at: int) -> Node:
                 line.add(node("td", node("span", "0", class_="zero")))
                 continue
             heat = min(9, int(10 * len(pair.rows) / counts[true]))
-            line.add(node("td", _button(f"{len(pair.rows):,}", pair, names, at),
+            line.add(node("td", _button(record, pair),
                              class_=f"heat{heat}{' right' if true == other else ''}"))  # fmt: skip
         body.add(line)
     words = "True class in rows, class said in columns"
@@ -289,9 +289,15 @@ def confusions(record: Record, book: Book, *, at: int) -> Node:
                 node("div", made, class_="scroll", tabindex=0, role="region", aria_label=words))  # fmt: skip
 
 
-def _button(words: str, pair: Pair, names: Sequence[str], at: int) -> Node:
-    return node("button", words, type="button", data_gallery=f"{at}-{pair.true}-{pair.said}",
-                aria_label=f"{words} pictures: {_called(pair, names)}")  # fmt: skip
+def _button(record: Record, pair: Pair) -> Node:
+    words = f"{len(pair.rows):,}"
+    return node("button", words, type="button", data_gallery=_opened_by(record, pair),
+                aria_label=f"{words} pictures: {_called(pair, record.names)}")  # fmt: skip
+
+
+def _opened_by(record: Record, pair: Pair) -> str:
+    """What a gallery is known by in the page."""
+    return f"{record.at}-{pair.true}-{pair.said}"
 
 
 def _called(pair: Pair, names: Sequence[str]) -> str:
@@ -299,7 +305,7 @@ def _called(pair: Pair, names: Sequence[str]) -> str:
     return f"{true}, right" if pair.true == pair.said else f"{true} taken for {said}"
 
 
-def _open(record: Record, book: Book, shown: Sequence[Pair], *, at: int) -> None:
+def _open(record: Record, book: Book, shown: Sequence[Pair]) -> None:
     """Makes the gallery of each pair; images go first to the first pictures of every pair, mistakes before the rest."""
     said, names = _said(record), record.names
     rows_of = [pair.rows[np.argsort(-said.loss[pair.rows], kind="stable")][:MOST_OF_CELL].tolist() for pair in shown]
@@ -309,7 +315,7 @@ def _open(record: Record, book: Book, shown: Sequence[Pair], *, at: int) -> None
     for pair, rows in zip(shown, rows_of, strict=True):
         places = book.put(record, rows)
         more = len(pair.rows) - len(rows)
-        book.galleries[f"{at}-{pair.true}-{pair.said}"] = {
+        book.galleries[_opened_by(record, pair)] = {
             "title": _called(pair, names),
             "note": f"{len(pair.rows):,} pictures" + (f", of which {len(rows)} are here" if more else ""),
             "items": [[place, caption(record, row)] for place, row in zip(places, rows, strict=True)],
