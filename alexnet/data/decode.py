@@ -41,6 +41,7 @@ MAX_SCANS: Final = 100
 # far more than any picture needs is there to be walked over.
 MAX_SEGMENTS: Final = 10_000
 MAX_CHUNKS: Final = 200_000
+MAX_BLOCKS: Final = 1_000_000  # of a GIF, before each frame; those of one of 89 million pixels have 255 bytes each
 
 # A JPEG may be decoded at 1/2 or 1/4 of its size, for which libjpeg-turbo has fast inverse transforms; it is where at
 # least GAP times the stored form's side is left, so that the filter still has its work to do (docs/log.md).
@@ -388,18 +389,17 @@ def _opened(data: bytes, kind: str, name: str) -> ImageFile:
         raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
 
 
-def _gif_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of a GIF: of its screen, or of its first frame where that reaches farther.
+def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Where each frame of a GIF lies on its screen: (left, top, width, height).
 
-    It goes from block to block as Pillow does, which makes the picture larger on the way. ValueError: more than
-    MAX_CHUNKS blocks before the frame.
+    It goes from block to block as Pillow does, which makes a picture as large as its frame on the way. ValueError: more
+    than MAX_BLOCKS before one.
     """
-    height, width = int.from_bytes(data[8:10], "little"), int.from_bytes(data[6:8], "little")
     flags = data[10] if len(data) > 10 else 0
-    at, left = 13 + (flags >> 7) * (6 << (flags & 7)), MAX_CHUNKS  # behind the table of colours
+    at, left = 13 + (flags >> 7) * (6 << (flags & 7)), MAX_BLOCKS  # behind the table of colours
 
     def block() -> bytes:
-        """The next block within an extension: its length, then as many bytes; none where it ends."""
+        """The next block of an extension or a frame: its length, then as many bytes; none where they end."""
         nonlocal at, left
         size, left = (data[at] if at < len(data) else 0), left - 1
         at += 1 + size
@@ -408,17 +408,34 @@ def _gif_size(data: bytes) -> tuple[int, int]:
     while left > 0:
         kind, at, left = data[at : at + 1], at + 1, left - 1
         if kind in (b"", b";"):
-            return height, width
-        if kind == b"," and at + 8 <= len(data):
-            x, y, wide, high = struct.unpack_from("<4H", data, at)
-            return max(height, y + high), max(width, x + wide)
-        if kind == b"!":
+            return
+        if kind == b"," and at + 9 <= len(data):
+            yield struct.unpack_from("<4H", data, at)
+            flags, left = data[at + 8], MAX_BLOCKS
+            at += 10 + (flags >> 7) * (6 << (flags & 7))
+        elif kind == b"!":
             label, at = data[at : at + 1], at + 1
             if label != b"\xfe" and (label != b"\xff" or block().startswith(b"NETSCAPE2.0")):
                 block()
+        if kind in (b",", b"!"):
             while left > 0 and block():
                 pass
-    raise ValueError(f"more than {MAX_CHUNKS:,} blocks before its first frame")
+    raise ValueError(f"more than {MAX_BLOCKS:,} blocks before a frame")
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of a GIF: of its screen, or of its first frame where that reaches farther."""
+    height, width = int.from_bytes(data[8:10], "little"), int.from_bytes(data[6:8], "little")
+    x, y, wide, high = next(_gif_frames(data), (0, 0, 0, 0))
+    return max(height, y + high), max(width, x + wide)
+
+
+def _animated_gif(data: bytes) -> bool:
+    """Whether a GIF has a second frame, as far as one looks."""
+    try:
+        return len(list(islice(_gif_frames(data), 2))) == 2
+    except ValueError:
+        return False
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -583,7 +600,9 @@ def traits(data: bytes) -> Traits:
                 exif = data[a + 8 : b - 4]
             elif name == b"acTL" and b - a >= 20:
                 animated = int.from_bytes(data[a + 8 : a + 12]) > 1
-    elif kind in ("GIF", "WEBP"):
+    elif kind == "GIF":
+        animated = _animated_gif(data)
+    elif kind == "WEBP":
         with OPENERS[kind](io.BytesIO(data)) as picture:
             animated, exif = bool(getattr(picture, "is_animated", False)), picture.info.get("exif")
     orientation = 1 if exif is None else _orientation(exif)

@@ -25,6 +25,7 @@ PACK, BEGUN = "pack.json", ".pack.json"
 COLUMNS = ("key", "class", "file", "offset", "size")
 # Of what pack.json says, two at least: one of ours that was damaged has more, a file of another program has not.
 OURS = {"schema", "form", "quality", *Shaping._fields, "fingerprint", "sets"}
+MOST_INDEX = 1 << 31  # bytes; a line has about a hundred
 TAR = re.compile(r"(train|val)-\d{5}\.tar")
 
 
@@ -95,6 +96,8 @@ def _part(folder: Path, name: str, said: Any, classes: Classes, shaping: Shaping
     for file, size in sizes.items():
         if not (folder / file).is_file() or (folder / file).stat().st_size != size:
             raise DataError(f"{shown(str(folder / file))}: missing, or not of {size} bytes, as the pack says")
+    if sizes[f"{name}.csv"] > MOST_INDEX:
+        raise DataError(f"{where}: an index of more than {MOST_INDEX:,} bytes")
     number = {file: index for index, file in enumerate(containers)}
     label = {shown(key): index for index, key in enumerate(classes.keys)}
     index = folder / f"{name}.csv"

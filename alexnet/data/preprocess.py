@@ -150,6 +150,8 @@ def load_mean(folder: Path, *, stored: int) -> np.ndarray:
     """
     path, expected = folder / MEAN_FILE, (stored, stored, 3)
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("no regular file")
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -24,6 +24,7 @@ from .packed import is_pack, is_part, pack_sets
 from .samples import UNLABELLED, LeftOut, Samples, shown
 from .tars import image_members, in_order, is_tar, members, tar_sets
 
+MOST_LIST = 1 << 31  # bytes of a list of pictures; a line has about a hundred
 # The names of the held-out part of a data set, beside `train`; the first that is there counts.
 VAL_NAMES = ("val", "valid", "validation", "test")
 
@@ -356,6 +357,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _read(path: Path) -> bytes:
     try:
+        if (size := path.stat().st_size) > MOST_LIST:
+            raise DataError(f"{shown(str(path))}: {size:,} bytes, more than the limit of {MOST_LIST:,}")
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as reason:
         raise DataError(f"{shown(str(path))}: {reason.strerror}") from None

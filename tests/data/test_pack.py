@@ -466,6 +466,17 @@ def test_an_index_is_not_trusted(pictures, tmp_path, line):
         open_data(tmp_path / "out")
 
 
+def test_an_index_that_is_one_large_hole_is_refused_unread(pictures, tmp_path):
+    packed(pictures, tmp_path / "out", "jpeg")
+    record = json.loads((tmp_path / "out" / "pack.json").read_text())
+    said = next(one for one in record["sets"]["train"]["files"] if one["name"] == "train.csv")
+    said["bytes"] = 1 << 40
+    os.truncate(tmp_path / "out" / "train.csv", 1 << 40)
+    (tmp_path / "out" / "pack.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"sets: train: an index of more than 2,147,483,648 bytes"):
+        open_data(tmp_path / "out")
+
+
 @pytest.mark.parametrize("change", [(1, 0), (0, -1)])
 def test_a_raw_index_lists_the_rows_of_the_array(pictures, tmp_path, change):
     packed(pictures, tmp_path / "out", "raw")
