@@ -375,7 +375,7 @@ def test_a_caffe_model_is_explained(folder, capsys):
     said(capsys, "import", "m.caffemodel", "--variant", "caffe", "--keep-bgr", "--run", "caffe")
     loaded = open_run("runs/caffe")
     assert loaded.preprocess.colour == "BGR"
-    stored = np.asarray(Image.fromarray(picture(256, 256)))
+    stored = np.array(picture(256, 256))
     for by in BY:
         one = explain.explain(loaded, stored, by=by, label=1, window=64, stride=64, steps=8)
         assert (one.image == stored[14:241, 14:241]).all() and one.map.shape == (227, 227) and one.map.any()

@@ -61,7 +61,10 @@ import hashlib, sys, tempfile
 from pathlib import Path
 import numpy as np
 from alexnet.data.classes import Classes
+from alexnet.look.confusion import Confused, draw_confusion
 from alexnet.look.figures import style, write_figure
+from alexnet.look.network import draw_network
+from alexnet.network.variants import TINY
 folder = Path(tempfile.mkdtemp())
 for ending in ("png", "svg"):
     for name, draw in (("a", lambda: draw_network(TINY, 5)),
