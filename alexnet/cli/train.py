@@ -138,5 +138,6 @@ def train(
             )
         console.print(
             f"next:\n  alexnet eval {where} --views 10\n  alexnet predict {where} PICTURE\n"
-            f"  tensorboard --logdir {where}/tensorboard",
+            f"  tensorboard --logdir {where}/tensorboard"
+            + (f"\nits report, to open in a browser: {result['report']}" if result["report"] else ""),
         )

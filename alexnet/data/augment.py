@@ -154,14 +154,20 @@ def test_views(images: Tensor, normalise: Normalise, *, views: int, dtype: torch
     1: the centre. 5: two upper corners' ends, the centre, two lower ones, in the 2012 program's order. 10: and their
     mirrors, in the same order.
     """
-    (b, size), side = images.shape[:2], normalise.side
+    b, size = images.shape[:2]
+    starts, mirrors = zip(*views_at(size, normalise.side, views), strict=True)
+    start, mirrored = np.tile(starts, (b, 1)), np.tile(mirrors, b)
+    return made(images, Cuts(places(images, np.arange(b).repeat(views), start, mirrored, normalise)), normalise, dtype)
+
+
+def views_at(size: int, side: int, views: int) -> list[tuple[tuple[int, int], bool]]:
+    """Where the views lie, crops of `side` in a picture of `size` pixels: ((top, left), mirrored) of each."""
     edge, middle = size - side, (size - side) // 2
     corners = [(0, 0), (0, edge), (middle, middle), (edge, 0), (edge, edge)]
     starts = {1: [(middle, middle)], 5: corners, 10: corners + corners}
     if views not in starts:
         raise ValueError(f"views must be 1, 5 or 10, not {views}")
-    start, mirrored = np.tile(starts[views], (b, 1)), np.tile(np.arange(views) >= len(corners), b)
-    return made(images, Cuts(places(images, np.arange(b).repeat(views), start, mirrored, normalise)), normalise, dtype)
+    return [(start, turn >= len(corners)) for turn, start in enumerate(starts[views])]
 
 
 def made(images: Tensor, cuts: Cuts, normalise: Normalise, dtype: torch.dtype) -> Tensor:

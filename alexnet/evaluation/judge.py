@@ -53,12 +53,23 @@ def own_samples(loaded: Loaded) -> Samples:
     kept = loaded.data
     if kept is None:
         raise UsageError(f"{loaded.where}: has no data of its own; name DATA")
-    found = open_data(kept["source"], **kept["split"])
-    if found.val is None:
+    if kept["val_fingerprint"] is None:
         raise UsageError(f"{loaded.where}: was trained without a validation split; name DATA")
-    if found.val.fingerprint() != kept["val_fingerprint"]:
+    _, val = own_data(kept)
+    if val is None:
         raise DataError(f"{kept['source']}: no longer holds the pictures that {loaded.where} held out; name other DATA")
-    return found.val
+    return val
+
+
+def own_data(kept: dict[str, Any]) -> tuple[Samples | None, Samples | None]:
+    """The pictures that a run's data.json speaks of, to train on and held out, from where they were at its training.
+
+    None for a part that does not hold the same pictures any more, or was none. DataError: they are not there at all.
+    """
+    found = open_data(kept["source"], **kept["split"])
+    train = found.train if found.train.fingerprint() == kept["train_fingerprint"] else None
+    same = found.val is not None and found.val.fingerprint() == kept["val_fingerprint"]
+    return train, found.val if same else None
 
 
 def known(given: Samples, loaded: Loaded) -> tuple[Pictures, Samples]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
     Of the pictures that one alone got right, each is as likely to be either's where none is the better (McNemar 1947,
     with the binomial distribution itself). Where there are none, p is 1. ValueError: of different lengths.
     """
+    from scipy.stats import binomtest  # a second to import
+
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"answers to {first.shape} and {second.shape} pictures")
     one, other = int((first & ~second).sum()), int((second & ~first).sum())

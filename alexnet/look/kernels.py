@@ -1,11 +1,14 @@
-"""The first layer's kernels as a picture: figure 3 of the paper."""
+"""The first layer's kernels as a picture, figure 3 of the paper, and as a run kept them."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.cache import DAMAGE
+from ..errors import UsageError
 from ..network.variants import Conv, Variant
+from ..weights.run import Run
 
 ACROSS = 16  # kernels beside each other, as in the paper's figure
 LINE, BETWEEN = 1, 5  # pixels of white between two kernels, and between two towers
@@ -20,24 +23,51 @@ def towers_of(variant: Variant) -> int:
 def kernel_sheet(weights: NDArray[np.floating], *, rows: int | None = None, towers: int = 1) -> NDArray[np.uint8]:
     """Kernels (O, 3, k, k), channels red, green, blue -> uint8 (H, W, 3): a tile a kernel, row by row, on white.
 
-    Each is stretched by itself: its weight farthest from 0 is 0 or 255, and 0 is mid grey. `rows` are those of all
-    `towers`, whose kernels follow one another and stand apart; None: the fewest that have ACROSS tiles at most.
-    ValueError: kernels of another shape, or not finite, or that `towers` do not divide.
+    Each is stretched by itself: its weight farthest from 0 is 0 or 255, and 0 is mid grey. `rows` and `towers` are
+    those of `tiled`. ValueError: kernels of another shape, or not finite, or that the towers do not divide.
     """
-    if weights.ndim != 4 or weights.shape[1] != 3 or weights.shape[2] != weights.shape[3] or not weights.size:
-        raise ValueError(f"kernels of shape {weights.shape}, expected (O, 3, k, k)")
-    if len(weights) % towers or not np.isfinite(weights).all():
-        raise ValueError(f"{len(weights)} kernels, {towers} towers: expected finite numbers, as many in each tower")
-    each, k = len(weights) // towers, weights.shape[2]
-    down = max(1, rows // towers) if rows else math.ceil(each / ACROSS)
-    across, step = math.ceil(each / down), k + LINE
+    if weights.ndim != 4 or weights.shape[1] != 3 or not weights.size or not np.isfinite(weights).all():
+        raise ValueError(f"kernels of shape {weights.shape}, expected finite numbers (O, 3, k, k)")
     most = np.abs(weights).max((1, 2, 3), keepdims=True)
-    tiles = np.round(127.5 + 127.5 * weights / np.where(most, most, 1.0)).astype(np.uint8).transpose(0, 2, 3, 1)
-    tower_step = down * step - LINE + BETWEEN
-    sheet = np.full((towers * tower_step - BETWEEN + 2 * LINE, across * step + LINE, 3), WHITE, np.uint8)
+    stretched = np.round(127.5 + 127.5 * weights / np.where(most, most, 1.0)).astype(np.uint8)
+    return tiled(stretched.transpose(0, 2, 3, 1), rows=rows, towers=towers)
+
+
+def tiled(tiles: NDArray[np.uint8], *, rows: int | None = None, towers: int = 1) -> NDArray[np.uint8]:
+    """Tiles (N, h, w, 3) -> one sheet (H, W, 3), row by row on white, a line between them.
+
+    `rows` are those of all `towers`, whose tiles follow one another and stand apart; None: the fewest that have ACROSS
+    tiles at most. ValueError: towers that do not divide the tiles.
+    """
+    count, h, w, _ = tiles.shape
+    if count % towers:
+        raise ValueError(f"{count} tiles, {towers} towers: expected as many in each")
+    each = count // towers
+    down = max(1, rows // towers) if rows else math.ceil(each / ACROSS)
+    across = math.ceil(each / down)
+    tower_step = down * (h + LINE) - LINE + BETWEEN
+    sheet = np.full((towers * tower_step - BETWEEN + 2 * LINE, across * (w + LINE) + LINE, 3), WHITE, np.uint8)
     for i, tile in enumerate(tiles):
         tower, place = divmod(i, each)
-        y = tower * tower_step + place // across * step + LINE
-        x = place % across * step + LINE
-        sheet[y : y + k, x : x + k] = tile
+        y = tower * tower_step + place // across * (h + LINE) + LINE
+        x = place % across * (w + LINE) + LINE
+        sheet[y : y + h, x : x + w] = tile
     return sheet
+
+
+def read_kernels(run: Run) -> NDArray[np.float32]:
+    """kernels.npy of a run: float32 (epochs, O, 3, k, k), not read into memory. UsageError names the file: missing, or
+    not such an array.
+    """
+    path = run.kernels
+    try:
+        kernels = np.lib.format.open_memmap(path, mode="r")  # objects are refused
+    except FileNotFoundError:
+        raise UsageError(f"{path}: missing; a training writes it, an epoch at a time") from None
+    except DAMAGE as reason:
+        raise UsageError(f"{path}: cannot be read as an array of numbers ({str(reason).splitlines()[0]})") from None
+    if kernels.dtype != np.float32 or kernels.ndim != 5:
+        raise UsageError(f"{path}: expected float32 (epochs, kernels, 3, k, k)")
+    if kernels.shape[2] != 3 or kernels.shape[3] != kernels.shape[4] or not kernels.size:
+        raise UsageError(f"{path}: {kernels.shape}, expected (epochs, kernels, 3, k, k)")
+    return kernels

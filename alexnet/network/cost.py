@@ -139,6 +139,46 @@ def cost(variant: Variant, classes: int) -> Cost:
     return Cost(tuple(layers))
 
 
+def seen(variant: Variant, layer: str, y: int, x: int) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) in pixels of the network's input, the last two excluded: what the value at row y and
+    column x of a layer's maps depends on, by the rows alone; what lies outside of the input is cut off.
+
+    ValueError: no such layer, or a place outside of its maps.
+    """
+    shape: Shape = (3, variant.side, variant.side)
+    before: list[tuple[Row, Shape]] = []
+    for row in variant.layers:
+        before.append((row, shape))
+        shape = out_shape(row, shape, 1)
+        if row.name == layer:
+            break
+    else:
+        raise ValueError(f"{variant.name} has no layer {layer}")
+    if not (0 <= y < shape[1] and 0 <= x < shape[2]):
+        raise ValueError(f"{layer}: ({y}, {x}) is outside of its maps of {shape[1:]}")
+    top, bottom, left, right = y, y, x, x
+    for row, (_, H, W) in reversed(before):
+        top, bottom = _reach(row, top, bottom, H)
+        left, right = _reach(row, left, right, W)
+    return top, left, bottom + 1, right + 1
+
+
+def _reach(row: Row, first: int, last: int, n: int) -> tuple[int, int]:
+    """The first and the last of a row's n inputs, along one side, that its outputs `first` to `last` depend on."""
+    match row:
+        case Conv():
+            first, last = first * row.stride - row.pad.before, last * row.stride - row.pad.before + row.kernel - 1
+        case MaxPool():
+            first, last = first * row.stride, last * row.stride + row.kernel - 1
+        case WithinMapLRN():
+            first, last = first - row.size // 2, last + row.size // 2
+        case AdaptivePool():
+            first, last = first * n // row.side, -(-(last + 1) * n // row.side) - 1
+        case Linear():
+            first, last = 0, n - 1
+    return max(first, 0), min(last, n - 1)
+
+
 def describe(variant: Variant, classes: int) -> dict[str, Any]:
     """The document of `alexnet info VARIANT --json`."""
     whole = cost(variant, classes)

@@ -33,14 +33,13 @@ from .graph import Graphed, Pass
 from .optim import rate, set_rate
 from .recipes import Recipe
 
-KERNELS = "kernels.npy"
-PREDICTIONS = "predictions"
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
 WAITS = 0.1  # a smaller share of the time spent waiting for data is not worth a word
 NOT_FINITE = "not_finite.json"
 SAVES_FAILED = 3  # in a row end a run
+BAD_IN_A_ROW = 32  # pictures without a good one between them are no stray ones: a disk is gone, or a folder
 ROLLBACKS = 3  # of a run; each halves the rate
 NAMED = 3  # pictures of a batch that a line names
 STUCK_AFTER = 400  # steps after which a loss still at chance is reported; a shorter run's end
@@ -295,6 +294,7 @@ def run(job: Job) -> Iterator[Record]:
     resumed_seconds, begin = state.seconds, time.monotonic()
     line, epoch = Spent(), Spent()
     saved_at = first = state.step
+    bad_in_a_row = 0
 
     def clock() -> None:
         state.seconds = resumed_seconds + time.monotonic() - begin
@@ -320,6 +320,13 @@ def run(job: Job) -> Iterator[Record]:
             got = time.monotonic()
             for row, reason in batch.bad:
                 yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
+            bad_in_a_row = 0 if len(batch.rows) else bad_in_a_row + len(batch.bad)
+            if bad_in_a_row >= BAD_IN_A_ROW:
+                yield from save_before_end(job, since=saved_at)
+                raise DataError(
+                    f"{batch.bad[-1][1]}; so it is with the {bad_in_a_row - 1} pictures before it, which are no stray "
+                    "ones to leave out: look at their disk, or at `alexnet data check`"
+                )
             number = state.step
             lr = rate(job.recipe, number, steps=job.steps, epoch_steps=job.epoch_steps, drops=state.drops)
             lr *= 0.5**state.rollbacks
@@ -372,7 +379,7 @@ def run(job: Job) -> Iterator[Record]:
             whole_epochs = job.recipe.validate_epochs * job.epoch_steps
             state.validation_due = state.step % whole_epochs == 0 or state.step == job.steps
             if state.step % job.epoch_steps == 0:
-                yield from kept_beside(job, KERNELS, partial(keep_kernels, job))
+                yield from kept_beside(job, job.run.kernels, partial(keep_kernels, job))
             if stop.requested():
                 yield {"say": f"stopping: saving step {state.step}"}
                 yield from save_now(job)
@@ -442,8 +449,8 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
         state.waited = 0 if improved else state.waited + 1
         if better:
             state.best = dict(state.last)
-            path = job.run.folder / PREDICTIONS / "val.parquet"
-            yield from kept_beside(job, f"{PREDICTIONS}/val.parquet", partial(write_predictions, path, answers))
+            path = job.run.predictions
+            yield from kept_beside(job, path, partial(write_predictions, path, answers))
         if (
             not improved
             and job.recipe.schedule == "plateau"
@@ -486,7 +493,8 @@ def save(job: Job, *, best: bool = False) -> Iterator[Record]:
             raise not_finite(job, f"{name} is not finite", step=state.step, lr=state.lr)
     yield from settled(job)
     if run.metrics.exists():
-        files.sync(run.metrics)
+        # some disks say only here that they had no room
+        yield from kept_beside(job, run.metrics, partial(files.sync, run.metrics))
         state.metrics_bytes = run.metrics.stat().st_size
     job.store.save(Checkpoint(weights, moments, asdict(state)), best=best)
 
@@ -548,12 +556,12 @@ def save_before_end(job: Job, *, since: int = -1) -> Iterator[Record]:
         yield {"say": str(reason)}
 
 
-def kept_beside(job: Job, name: str, write: Callable[[], None]) -> Iterator[Record]:
+def kept_beside(job: Job, path: Path, write: Callable[[], None]) -> Iterator[Record]:
     """Writes a file of the run that no later step needs; where that fails, it is said and the run goes on."""
     try:
         write()
     except OSError as reason:
-        yield {"say": f"{job.run.folder / name}: could not be written ({reason.strerror}); the run goes on"}
+        yield {"say": f"{path}: could not be written ({reason.strerror}); the run goes on"}
     except DataError as reason:  # what stood there is damaged
         yield {"say": f"{reason}; the run goes on"}
 
@@ -680,7 +688,7 @@ def keep_kernels(job: Job) -> None:
 
     Of an epoch after which the file could not be written it holds NaN.
     """
-    path, epoch = job.run.folder / KERNELS, job.state.step // job.epoch_steps
+    path, epoch = job.run.kernels, job.state.step // job.epoch_steps
     now = job.model.get_parameter("conv1.weight").detach().float().cpu().contiguous().numpy()
     if not np.isfinite(now).all():
         raise not_finite(job, "a weight of conv1 is not finite", step=job.state.step, lr=job.state.lr)

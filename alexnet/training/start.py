@@ -24,15 +24,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from .. import files, stop
+from ..data.augment import FEW as FEW_CROPS
 from ..data.cache import cache_folder
 from ..data.classes import Classes
-from ..data.loader import BadImages, batches
+from ..data.loader import BadImages, Batch, batches
 from ..data.preprocess import MEAN_FILE, Preprocess, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
 from ..data.threads import workers_of
 from ..errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, UsageError, out_of_memory
 from ..evaluation.score import answer
+from ..look import report
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
 from ..network.cost import cost
@@ -41,7 +43,7 @@ from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name,
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
-from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
+from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named, stands_in
 from . import loop
 from .again import Difference, allow, differences, environment, exact_checkpoint, keep_changes
 from .journal import BAD_IMAGES, TENSORBOARD, Journal
@@ -54,6 +56,7 @@ UNEVEN = 3.0  # largest class / smallest class that is worth a word
 KEPT_BACK = 0.03  # of --max-time
 MOST_STEPS = 99_999_999  # a checkpoint's name has eight digits
 LAST_RESORT = 1.5  # times --max-time, when the clock itself stops the run
+REPORT_EVERY, REPORT_SHARE = 60.0, 0.02  # seconds between two reports at least, and of the time at most
 MEASURED_STEPS, MEASURED_SECONDS = 5, 3.0  # both, at least, after a few that are not counted
 
 
@@ -278,7 +281,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         preprocess, mean = run.preprocess()
     else:
         preprocess = given.preprocess if given else preprocess_of(model.variant)
-        mean = given.mean if given and given.data else None  # an untrained variant's is measured
+        # one that nobody knows, as an untrained variant's, is measured
+        mean = given.mean if given and given.mean is not None and not stands_in(given.mean) else None
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
     if data.train.shaping is not None and chosen.crop == "original":
@@ -411,6 +415,21 @@ def choose_kernels(job: Job, asked: str, console: Console) -> None:
         job.model.kernels = PLAIN
 
 
+def warm(job: Job) -> None:
+    """Has what the steps use compiled, or read from where it is kept, so that no step waits for it: by black pictures,
+    as many as the compiled augmentation begins with, of which one goes through the network and back.
+    """
+    count, side = FEW_CROPS + 1 if job.recipe.batch_size > FEW_CROPS else 1, loop.preparer(job)[1]
+    n, labels = np.arange(count), torch.zeros(count, dtype=torch.int64)
+    black = Batch(torch.zeros(count, side, side, 3, dtype=torch.uint8), labels, n, n, 0, [], 0.0, 0.0)
+    normalise = loop.Normalise(job.preprocess, job.mean, job.device)
+    images = loop.views_of(job, black, normalise, loop.augment_of(job.recipe))
+    job.model.eval()  # averages of batches stay as they are
+    with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+        job.model(images[:1]).float().sum().backward()
+    job.model.zero_grad(set_to_none=True)
+
+
 @dataclass(frozen=True)
 class Pace:
     """Seconds that a step, a validation and a save take."""
@@ -519,9 +538,10 @@ def dry_run(job: Job, console: Console, *, max_time: float | None) -> dict[str, 
 def begin_run(run: Run, record: dict[str, Any], preprocess: Preprocess, mean: NDArray[np.float32] | None) -> None:
     """Writes what is fixed at the start, recipe.json last; what an earlier start left that saved nothing goes."""
     if run.exists():
-        for path in (run.metrics, *(run.folder / name for name in (loop.KERNELS, loop.NOT_FINITE, BAD_IMAGES))):
+        kept = (run.metrics, run.kernels, run.report, run.folder / loop.NOT_FINITE, run.folder / BAD_IMAGES)
+        for path in kept:
             path.unlink(missing_ok=True)
-        for path in (run.folder / TENSORBOARD, run.folder / loop.PREDICTIONS):
+        for path in (run.folder / TENSORBOARD, run.predictions.parent):
             if path.exists():
                 shutil.rmtree(path)
     files.write_json(run.folder / "classes.json", record["classes"])
@@ -558,11 +578,18 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
     except (MemoryError, RuntimeError) as reason:
         if not out_of_memory(reason):
             raise
-        size, parts = resolve(asked)[0].batch_size, asked.accumulate
-        raise AlexNetError(
-            f"out of memory with batches of {size}: --batch-size {max(1, size // 2)} takes less, and so does "
-            f"--accumulate {2 * parts}, which computes the same; what was saved stands"
-        ) from None
+        raise AlexNetError(_out_of_memory(resolve(asked)[0].batch_size, asked.accumulate)) from None
+
+
+def _out_of_memory(size: int, parts: int) -> str:
+    """What takes less than batches of `size` pictures that go through in so many parts, in words."""
+    said = f"out of memory with batches of {size}: "
+    if size == 1:
+        return f"{said}a smaller --variant takes less; what was saved stands"
+    said += f"--batch-size {size // 2} takes less"
+    if 2 * parts <= size:
+        said += f", and so does --accumulate {2 * parts}, which computes the same"
+    return f"{said}; what was saved stands"
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -571,14 +598,17 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     except OSError as reason:  # no room, before the first step
         where = os.fsdecode(reason.filename) if reason.filename else run.folder
         raise UsageError(f"{where}: cannot be read or written ({reason.strerror})") from None
+    if finished:
+        return document(job, "done")
+    warm(job)
     if asked.max_time is not None:
         job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
-    return document(job, "done" if finished else _consumed(asked, job, console))
+    return document(job, _consumed(asked, job, console))
 
 
 def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> bool:
     """Puts the job where it begins or goes on, and its files in order; whether it is finished already."""
-    for folder in (run.folder, run.folder / loop.PREDICTIONS):
+    for folder in (run.folder, run.predictions.parent):
         files.sweep(folder)
     begun = run.begun()
     if begun != record["begun"]:
@@ -617,13 +647,45 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
             f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
-            f"{job.device.type}, {torch.get_num_threads()} threads",
+            f"{job.device.type}, {torch.get_num_threads()} threads, kernels: {job.model.kernels}",
         )
     return finished
 
 
+@dataclass
+class Reporting:
+    """Writes the report of a run, now and then and at its end. The first that cannot be written is said: none ends it.
+
+    It reads the run folder and changes nothing that the run computes with.
+    """
+
+    job: Job
+    console: Console
+    due: float = 0.0  # of time.monotonic()
+    failed: bool = False
+
+    def refresh(self) -> None:
+        """A page of the run under way, if the last is old enough."""
+        if time.monotonic() >= self.due:
+            self.write(under_way=True)
+
+    def write(self, *, under_way: bool) -> None:
+        """A page of the run as it stands."""
+        begin = time.monotonic()
+        try:
+            report.write(self.job.run, under_way=under_way, found=(self.job.train, self.job.val))
+        except (OSError, AlexNetError) as reason:
+            if not self.failed:
+                why = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+                self.console.print(f"{self.job.run.report}: could not be written ({why}); the run goes on")
+            self.failed = True
+        now = time.monotonic()
+        self.due = now + max(REPORT_EVERY, (now - begin) / REPORT_SHARE)
+
+
 def _consumed(asked: Asked, job: Job, console: Console) -> str:
     """Runs the loop to its end, and writes what it yields; returns how it ended, as `train --json` says."""
+    reporting = Reporting(job, console)
     if asked.on_nan == "rollback" and not job.run.begun():
         for item in loop.save_now(job):  # there is something to go back to from the first step on
             console.print(item["say"])
@@ -638,10 +700,13 @@ def _consumed(asked: Asked, job: Job, console: Console) -> str:
                     stopped = item.get("stopped", stopped)
                     if item.get("split") == "val":
                         journal.kernels(job.model)
+                        reporting.refresh()
+                reporting.write(under_way=False)
                 return stopped
             except AlexNetError as reason:
                 for item in loop.last_word(job):
                     journal.write(item)
+                reporting.write(under_way=True)
                 if isinstance(reason, Stopped):
                     reason.result = document(job, "signal")
                 if not isinstance(reason, NumbersError) or asked.on_nan != "rollback":
@@ -663,4 +728,5 @@ def document(job: Job, stopped: str) -> dict[str, Any]:
         "seconds": state.seconds,
         "images_per_second": state.images / state.seconds if state.seconds else 0.0,
         "stopped": stopped,
+        "report": str(job.run.report) if job.run.report.exists() else None,
     }

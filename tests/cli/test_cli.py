@@ -23,8 +23,11 @@ from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parent.parent.parent
+FIGURES = ("network", "filters", "predictions", "neighbours", "curves", "views", "augment", "maps", "units",
+           "confusion")  # fmt: skip
 VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "check"], ["data", "stats"],
-         ["data", "pack"], ["data", "get"], ["import"], ["export"], ["features"], ["neighbours"], ["compare"], ["probe"])  # fmt: skip
+         ["data", "pack"], ["data", "get"], ["import"], ["export"], ["features"], ["neighbours"], ["compare"], ["probe"],
+         ["report"], ["explain"], *(["figure", kind] for kind in FIGURES))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +109,9 @@ def test_help_fits_a_screen_and_shows_an_example(verb, capsys, monkeypatch):
 def test_the_verbs_are_those_tested_here():
     there = {name for name in app if not name.startswith("-")}
     assert there == {verb[0] for verb in VERBS}
-    assert {name for name in app["data"] if not name.startswith("-")} == {verb[1] for verb in VERBS if verb[1:]}
+    for group in ("data", "figure"):
+        inside = {name for name in app[group] if not name.startswith("-")}
+        assert inside == {verb[1] for verb in VERBS if verb[0] == group}
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)

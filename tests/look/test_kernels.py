@@ -44,16 +44,14 @@ def test_a_kernel_is_stretched_by_itself():
     assert (sheet == kernel_sheet(3.0 * weights)).all()
 
 
-@pytest.mark.parametrize(
-    "weights", [np.ones((4, 1, 3, 3)), np.ones((4, 3, 3, 5)), np.ones((0, 3, 3, 3)), np.full((4, 3, 3, 3), np.nan)]
-)
+@pytest.mark.parametrize("weights", [np.ones((4, 1, 3, 3)), np.ones((0, 3, 3, 3)), np.full((4, 3, 3, 3), np.nan)])
 def test_what_is_no_kernel_is_refused(weights):
     with pytest.raises(ValueError, match="expected"):
         kernel_sheet(weights)
 
 
 def test_towers_must_share_the_kernels():
-    with pytest.raises(ValueError, match="as many in each tower"):
+    with pytest.raises(ValueError, match="as many in each"):
         kernel_sheet(np.ones((5, 3, 3, 3)), towers=2)
 
 
