@@ -1,14 +1,32 @@
 """Every error a user can meet, each with its exit code. The message is one line: what, where, what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class AlexNetError(Exception):
     """A fault that a user can act on; the command line prints it as one line and exits with `code`."""
 
     code = 1
+
+
+class Misfit(NamedTuple):
+    """Something of a model file that is not as the variant has it; None: not there, or none is known."""
+
+    what: str
+    expected: object | None
+    found: object | None
+
+    def words(self) -> str:
+        """As a message has it."""
+        if self.found is None:
+            return f"{self.what} is missing"
+        return (
+            f"{self.what} is not known"
+            if self.expected is None
+            else f"{self.what} is {self.found}, expected {self.expected}"
+        )
 
 
 def out_of_memory(reason: BaseException) -> bool:
@@ -52,9 +70,22 @@ class TooLarge(BadImage):
 
 
 class WeightsError(AlexNetError):
-    """Weights or a checkpoint that cannot be read, or that do not fit."""
+    """Weights or a checkpoint that cannot be read, or that do not fit.
+
+    `misfits`: all that does not fit, where the message names the first of it: what, expected, found.
+    """
 
     code = 4
+
+    def __init__(self, message: str, misfits: Sequence[Misfit] = ()) -> None:
+        super().__init__(message)
+        self.misfits = misfits
+
+
+def listed(misfits: Sequence[Misfit], most: int) -> str:
+    """The first misfits in words, to end a message with: `conv1.weight is (1,), expected (2,); and 3 more`."""
+    said = [one.words() for one in misfits[:most]]
+    return "; ".join(said) + (f"; and {len(misfits) - most} more" if len(misfits) > most else "")
 
 
 class NumbersError(AlexNetError):

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -24,6 +25,7 @@ import numpy as np
 from .errors import DataError, UsageError
 
 PIECE = 1 << 24  # bytes written, read or hashed at a time
+MOST_JSON = 1 << 28  # bytes of a document; a class list of a million has a third of that
 
 
 def sync(path: Path) -> None:
@@ -198,8 +200,15 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON at `path`; a missing or broken file, or a number that is none, is a DataError that names it."""
+    """The JSON at `path`. DataError, which names it: it is missing, broken, no regular file or of more than MOST_JSON
+    bytes, or a number in it is none.
+    """
     try:
+        status = path.stat()  # a pipe that stands there would be waited for
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: not a regular file")
+        if status.st_size > MOST_JSON:
+            raise DataError(f"{path}: {status.st_size:,} bytes, more than the limit of {MOST_JSON:,}")
         return json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None

@@ -106,6 +106,23 @@ def has_triton() -> bool:
     return True
 
 
+def compiler(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """numba's decorator with these options. What it compiles is kept on disk, beside the program or where numba keeps a
+    user's; where it may write to neither, each process compiles for itself.
+    """
+    from numba import njit
+
+    def compiled(function: Callable[..., None]) -> Callable[..., None]:
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError as reason:
+            if "cannot cache" not in str(reason):
+                raise
+        return njit(**options)(function)
+
+    return compiled
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads of our own: numba's can abort the process where two of its callers meet."""

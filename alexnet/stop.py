@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,8 +24,14 @@ def _ask(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def watch() -> Iterator[None]:
-    """Within the block SIGINT, SIGTERM and SIGUSR1 set the flag; the second of them exits with 130."""
+    """Within the block SIGINT, SIGTERM and SIGUSR1 set the flag; the second of them exits with 130.
+
+    Python hands signals to its main thread alone: in another one the block watches nothing.
+    """
     global _asked
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _asked = False
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, _ask) for number in numbers}
@@ -33,3 +40,4 @@ def watch() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _asked = False  # what the same process does next was not asked to end

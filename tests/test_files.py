@@ -74,6 +74,21 @@ def test_json_is_strict(tmp_path):
             files.read_json(path)
 
 
+def test_no_document_is_waited_for_or_fills_the_memory(tmp_path):
+    """What stands in a stranger's run folder under the name of one: a pipe, a folder, a hole of a terabyte."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    with (tmp_path / "hole.json").open("wb") as stream:
+        stream.truncate(1 << 40)
+    for name, words in (
+        ("pipe", "not a regular file"),
+        ("folder", "not a regular file"),
+        ("hole", "more than the limit"),
+    ):
+        with pytest.raises(DataError, match=rf"{name}\.json: .*{words}"):
+            files.read_json(tmp_path / f"{name}.json")
+
+
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "step"
     with files.new_folder(path) as new:

@@ -299,6 +299,7 @@ VERBS = (("train.py", "train"), ("eval.py", "evaluate"), ("predict.py", "predict
          ("data.py", "check"), ("data.py", "stats"), ("data.py", "pack"), ("bench.py", "bench"),
          ("importing.py", "import_model"), ("exporting.py", "export_model"), ("features.py", "features"),
          ("neighbours.py", "neighbours"), ("compare.py", "compare"), ("probe.py", "probe"), ("report.py", "report"),
+         ("explain.py", "explain"),
          *(("figure.py", kind) for kind in ("network", "filters", "predictions", "neighbours", "curves", "views", "augment",
                                             "maps", "units", "confusion")))  # fmt: skip
 
@@ -323,9 +324,10 @@ def recipes_of(script: Path) -> set[str]:
     for program in (ROOT / "bench").glob("*.py"):
         if any(f"bench/{program.name}" in word for word in words):
             constants = [n.value for n in ast.walk(ast.parse(program.read_text())) if isinstance(n, ast.Constant)]
-            at = constants.index("--recipe")
-            one = constants[at + 1]
-            asked += [one] if one in RECIPES else [c for c in constants if c in RECIPES]
+            one = (
+                constants[constants.index("--recipe") + 1] if "--recipe" in constants else None
+            )  # or it trains nothing
+            asked += [one] if one in RECIPES else [c for c in constants if one and c in RECIPES]
     unknown = set(asked) - RECIPES.keys()
     assert not unknown, f"{script.name}: names {unknown}, which is no recipe"
     return set(asked)

@@ -33,6 +33,11 @@ def as_torch_comes() -> Iterator[None]:
         cudnn.conv.fp32_precision, cudnn.benchmark = kept
 
 
+def precision_on(device: torch.device) -> str:
+    """What torch's defaults multiply float32 in, for the floor: a GPU's convolutions in TF32."""
+    return "tf32" if device.type == "cuda" else "fp32"
+
+
 def step(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     """Its step, in fp32."""
     model = torchvision.models.alexnet(num_classes=1000).to(images.device)

@@ -14,13 +14,14 @@ from ..evaluation.backends import backend
 from ..network.build import AlexNet, build
 from ..network.cost import cost
 from ..network.variants import variant
+from ..ranks import multiply_in
 from ..weights.onnx import IMAGES, graph
-from .eager import as_torch_comes
+from .eager import as_torch_comes, precision_on
 from .rows import OURS, Contestant, Row, timed
 
 NAME = "torchvision"
 CALLS = {1: 50, 32: 4}  # batch -> calls of one measurement: some tenths of a second
-BYTES = {"fp32": 4, "bf16": 2}  # of a weight
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a weight
 Run = Callable[[Tensor], object]
 
 
@@ -76,7 +77,7 @@ def openvino(content: bytes, precision: str) -> Run:
 
 def direct(model: AlexNet, device: torch.device, precision: str) -> dict[str, tuple[Run, str]]:
     """The peers that are installed, each with the precision it computes in."""
-    found = {"torchvision, torch's defaults": (eager(device), "fp32")}
+    found = {"torchvision, torch's defaults": (eager(device), precision_on(device))}
     if precision == "bf16":
         found["torchvision, bf16 channels-last"] = (tuned(device), "bf16")
     if device.type == "cpu" and find_spec("onnx"):
@@ -86,6 +87,12 @@ def direct(model: AlexNet, device: torch.device, precision: str) -> dict[str, tu
         if find_spec("openvino"):
             found[f"OpenVINO {precision}, directly"] = (openvino(content, precision), precision)
     return found
+
+
+def _in(precision: str, device: torch.device, run: Run, x: Tensor) -> object:
+    """A run in its own precision, which is the process's, and was that of the contestant before."""
+    multiply_in(precision, device)
+    return run(x)
 
 
 def rows(machine: dict[str, Any], device: torch.device, *, precision: str, repeats: int, peers: bool) -> list[Row]:
@@ -98,7 +105,8 @@ def rows(machine: dict[str, Any], device: torch.device, *, precision: str, repea
     for index, (name, computes) in enumerate(choices(precision, device)):
         by, logits = backend(model, name, precision=computes, device=device, pictures=lambda: seen,
                              calibration=lambda: (seen, "noise"))  # fmt: skip
-        runs[OURS if index == 0 else f"{OURS}, {name} {computes}"] = (logits, by.precision)
+        who = OURS if index == 0 else f"{OURS}, {name} {computes}"
+        runs[who] = (partial(_in, by.precision, device, logits), by.precision)
     others = direct(deepcopy(model).cpu(), device, precision) if peers else {}
     found: list[Row] = []
     for batch, calls in CALLS.items():

@@ -83,6 +83,7 @@ def grown(name: str) -> int:
     """
     of: Callable[[Tensor], Tensor] = partial(ours, kernel="auto") if name == "ours" else theirs
     sizes: Sequence[tuple[int, ...]] = ((2, *SHAPES[0][1:]), SHAPES[0])
+    before = 0
     for size in sizes:
         x, g = torch.zeros(size).requires_grad_(), torch.zeros(size)
         if name == "ours":

@@ -22,7 +22,7 @@ from ..training.recipes import recipe
 from ..weights.checkpoint import Store
 from ..weights.run import Run, preprocess_of
 from . import article
-from .eager import eager
+from .eager import eager, precision_on
 from .rows import OURS, Contestant, Row, missing, timed
 
 RECIPES = {"torchvision": "torchvision", "paper": "paper", "article": "article"}  # variant -> recipe
@@ -99,7 +99,7 @@ def rows(
             if who == WITH_TENSORFLOW and (device.type != "cpu" or missing("step")):
                 continue
             plain = who in PLAIN_PEERS
-            computes = precision if not plain else "tf32" if device.type == "cuda" else "fp32"
+            computes = precision_on(device) if plain else precision
             contestants.append(Contestant(who, peer(images if plain else here, labels, precision), least[computes]))
         calls = CALLS.get(device.type, 1)
         found += timed(f"step, {name}, batch {batch}, {precision}", contestants, repeats=repeats, calls=calls)

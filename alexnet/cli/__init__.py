@@ -13,10 +13,12 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnusedCl
 from rich.console import Console
 
 from .. import errors
+from ..data.cache import OFFLINE
 from . import (
     bench,
     compare,
     data,
+    explain,
     exporting,
     features,
     figure,
@@ -29,6 +31,12 @@ from . import (
     train,
 )
 from .eval import evaluate
+
+# Before torch is loaded, which reads both once (docs/log.md has what they give). The threads of GNU's OpenMP wait awake
+# for more work, on cores that kernels of our own and decoders want: less than a millisecond of it lets one small layer
+# follow another. And maps lie on large pages, of which the processor knows all at once.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -52,6 +60,7 @@ app = App(
     help="AlexNet as published: every variant exact, trained on your pictures, judged as the paper did, and used.\n\n"
     "RUN: a run folder, a checkpoint folder, a model file (.safetensors, .pth, .onnx, .caffemodel, ...), `imagenet`, "
     "or a variant's name (untrained).\n"
+    "--offline, with any verb: nothing is fetched.\n"
     "Start: alexnet train digits",
     # a flag has no --no- twin; choices stand in the descriptions
     default_parameter=Parameter(negative="", show_choices=False, show_default=_shown),
@@ -71,6 +80,7 @@ app.command(report.report)
 app.command(bench.bench)
 app.command(data.app)
 app.command(figure.app)
+app.command(explain.explain)
 app.command(importing.import_model, name="import")
 app.command(exporting.export_model, name="export")
 app.command(features.features)
@@ -192,9 +202,12 @@ def _flush() -> None:
 def main(tokens: list[str] | None = None) -> None:
     """Runs a command; a user's mistake is one line on stderr and the exit code of `errors.py`."""
     _streams()
+    words = sys.argv[1:] if tokens is None else tokens
+    if "--offline" in words:
+        os.environ[OFFLINE] = "1"  # for the processes that this one starts, too
     try:
         try:
-            app(tokens, exit_on_error=False, print_error=False)
+            app([word for word in words if word != "--offline"], exit_on_error=False, print_error=False)
         finally:
             _flush()
     except UnusedCliTokensError as reason:

@@ -6,7 +6,6 @@ from pathlib import Path
 from ..errors import UsageError
 
 CALIBRATED, CHECKED = 64, 32  # pictures
-CAFFES = ".caffemodel"
 
 
 def export_model(
@@ -46,13 +45,12 @@ def export_model(
     from ..evaluation import exported
     from ..evaluation.backends import own_calibration, some, some_stored
     from ..evaluation.judge import own_samples
-    from ..weights.caffe import write_caffe
     from ..weights.export import SUFFIX, export
     from ..weights.run import open_run
     from . import console_for
 
     loaded = open_run(run, seed=seed, named=variant)
-    suffix = {**SUFFIX, "caffe": CAFFES}.get(format, "")
+    suffix = next((ending for name, ending in SUFFIX.items() if name == format), "")
     path = out or Path(f"{Path(run).resolve().name if Path(run).exists() else run}{suffix}")
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: there is no folder {path.parent}")
@@ -64,14 +62,7 @@ def export_model(
         own = own_calibration(loaded) if pictures is None else None
         return own[0] if own is not None else some(given(), loaded, count=CALIBRATED, threads=2, bad_images="skip")
 
-    if suffix == CAFFES:
-        if softmax or uint8 or int8 or check:
-            raise UsageError(
-                "--format caffe: with none of --softmax, --uint8, --int8, --check (`alexnet import FILE` compares it)"
-            )
-        files = [path, write_caffe(loaded.model, path, colour=loaded.preprocess.colour)]
-    else:
-        files = export(loaded, path, format, pixels=uint8, softmax=softmax, calibration=calibration if int8 else None)
+    files = export(loaded, path, format, pixels=uint8, softmax=softmax, calibration=calibration if int8 else None)
     agreement = None
     if check:
         stored = some_stored(given(), loaded, count=CHECKED, threads=2, bad_images="skip")
@@ -88,7 +79,7 @@ def export_model(
         print(json_format.dumps(result))
         return
     console = console_for(False)
-    console.print(f"{' and '.join(result['files'])}: {result['bytes'] / 1e6:.1f} MB, {format}")
+    console.print(f"{', '.join(result['files'])}: {result['bytes'] / 1e6:.1f} MB, {format}")
     if agreement is not None:
         same = round(agreement.top1 * agreement.count)
         console.print(

@@ -54,6 +54,7 @@ def network(
     from ..look.network import draw_network
     from ..network.variants import VARIANTS
 
+    path = _place("network", run, out=out, dpi=dpi)
     if classes is not None and classes < 1:
         raise UsageError(f"--classes {classes}: must be at least 1")
     if run in VARIANTS and not Path(run).exists():
@@ -61,7 +62,7 @@ def network(
     else:
         model = _opened(run).model
         chosen, count = model.variant, classes or model.classes
-    _write("network", run, lambda: draw_network(chosen, count), out=out, dpi=dpi, json=json)
+    _write("network", path, lambda: draw_network(chosen, count), dpi=dpi, json=json)
 
 
 @app.command
@@ -92,19 +93,21 @@ def filters(
     from ..look.filters import draw_film, draw_filters
     from ..look.kernels import read_kernels, towers_of
 
-    if over_time:
-        kernels = read_kernels(run_folder(run, "kernels.npy"))
+    path = _place("filters", run, out=out, dpi=dpi)
+    kernels = read_kernels(run_folder(run, "kernels.npy")) if over_time else None
     loaded = _opened(run, variant=variant)
     towers, bgr = towers_of(loaded.model.variant), loaded.preprocess.colour == "BGR"
     loaded.take_rgb()
     weights = loaded.model.get_parameter("conv1.weight").detach().numpy()
+    if kernels is not None and kernels.shape[1:] != weights.shape:
+        raise UsageError(f"{run}: kernels.npy holds {kernels.shape[1:]} an epoch, and conv1 is {weights.shape}")
 
     def draw() -> "Figure":
-        if over_time:
+        if kernels is not None:
             return draw_film(kernels[:, :, ::-1] if bgr else kernels, towers=towers)
         return draw_filters(weights, towers=towers)
 
-    _write("filters", run, draw, out=out, dpi=dpi, json=json)
+    _write("filters", path, draw, dpi=dpi, json=json)
 
 
 @app.command
@@ -138,13 +141,13 @@ def predictions(
     from ..look.pictures import few, pictures_of, stored_forms
     from ..look.predictions import draw_predictions, said_of
 
+    path = _place("predictions", run, out=out, dpi=dpi)
     loaded = _opened(run, seed=seed, variant=variant)
     some = few(pictures_of(loaded, named(pictures or [])), count, seed=seed)
     images = stored_forms(some, loaded)
     said, keys = said_of(images, loaded), some.keys()
-    _write(
-        "predictions", run, lambda: draw_predictions(images, said, some.label.tolist(), keys, loaded.classes),
-        out=out, dpi=dpi, json=json, shown=keys,
+    _write("predictions", path, lambda: draw_predictions(images, said, some.label.tolist(), keys, loaded.classes),
+        dpi=dpi, json=json, shown=keys,
     )  # fmt: skip
 
 
@@ -190,6 +193,7 @@ def neighbours(
     from ..ranks import device_of, multiply_in
     from ..stop import watch
 
+    path = _place("neighbours", run, out=out, dpi=dpi)
     where = device_of(device)
     multiply_in("fp32", where)
     loaded = _opened(run, seed=seed, variant=variant)
@@ -208,9 +212,8 @@ def neighbours(
         for one in found
     ]
     _say_bad(bad)
-    _write(
-        "neighbours", run, lambda: draw_neighbours(found, asked, others, loaded, layer=layer or LAYER),
-        out=out, dpi=dpi, json=json, shown=shown,
+    _write("neighbours", path, lambda: draw_neighbours(found, asked, others, loaded, layer=layer or LAYER),
+        dpi=dpi, json=json, shown=shown,
     )  # fmt: skip
 
 
@@ -237,8 +240,9 @@ def curves(
     from ..look.curves import draw_curves
     from ..look.figures import run_folder
 
+    path = _place("curves", runs[0], out=out, dpi=dpi)
     folders = [run_folder(run, "a log") for run in runs]
-    _write("curves", runs[0], lambda: draw_curves(folders), out=out, dpi=dpi, json=json)
+    _write("curves", path, lambda: draw_curves(folders), dpi=dpi, json=json)
 
 
 @app.command
@@ -267,9 +271,10 @@ def views(
     from ..look.pictures import stored_forms
     from ..look.views import draw_views, views_of
 
+    path = _place("views", run, out=out, dpi=dpi)
     loaded = _opened(run, variant=variant)
     image = stored_forms(_picture(picture), loaded)[0]
-    _write("views", run, lambda: draw_views(image, views_of(image, loaded)), out=out, dpi=dpi, json=json)
+    _write("views", path, lambda: draw_views(image, views_of(image, loaded)), dpi=dpi, json=json)
 
 
 @app.command
@@ -299,13 +304,14 @@ def augment(
     from ..look.pictures import MOST, stored_forms
     from ..look.views import draw_augment, drawn, in_words
 
+    path = _place("augment", run, out=out, dpi=dpi)
     if not 1 <= count <= MOST:
         raise UsageError(f"--count {count}: must be at least 1 and at most {MOST}")
     folder = run_folder(run, "a recipe")
     loaded = _opened(run)
     one = _picture(picture)
     image, made = stored_forms(one, loaded)[0], drawn(one, loaded, folder, count)
-    _write("augment", run, lambda: draw_augment(image, made, in_words(folder)), out=out, dpi=dpi, json=json)
+    _write("augment", path, lambda: draw_augment(image, made, in_words(folder)), dpi=dpi, json=json)
 
 
 @app.command
@@ -341,12 +347,13 @@ def maps(
     from ..look.pictures import stored_forms
     from ..look.views import CENTRE, views_of
 
+    path = _place("maps", run, out=out, dpi=dpi)
     loaded = _opened(run, seed=seed, variant=variant)
     one = _picture(picture)
     values = next(iter(activations(loaded, one, [layer]))).values[layer][0, 0].numpy()
     saw = views_of(stored_forms(one, loaded)[0], loaded)[CENTRE]
     towers = towers_of(loaded.model.variant)
-    _write("maps", run, lambda: draw_maps(values, saw, layer=layer, towers=towers), out=out, dpi=dpi, json=json)
+    _write("maps", path, lambda: draw_maps(values, saw, layer=layer, towers=towers), dpi=dpi, json=json)
 
 
 @app.command
@@ -386,6 +393,7 @@ def units(
     from ..ranks import device_of, multiply_in
     from ..stop import watch
 
+    path = _place("units", run, out=out, dpi=dpi)
     where = device_of(device)
     multiply_in("fp32", where)
     loaded = _opened(run, seed=seed, variant=variant)
@@ -403,8 +411,7 @@ def units(
         for number, best in found.items()
     ]
     _say_bad(bad)
-    _write(
-        "units", run, lambda: draw_units(found, samples, loaded, layer), out=out, dpi=dpi, json=json, shown=shown
+    _write("units", path, lambda: draw_units(found, samples, loaded, layer), dpi=dpi, json=json, shown=shown
     )  # fmt: skip
 
 
@@ -428,16 +435,15 @@ def confusion(
         json: print one JSON document
     """
     from ..evaluation.predictions import read_predictions
-    from ..look.confusion import confusion as counted
-    from ..look.confusion import draw_confusion
+    from ..look.confusion import confused, draw_confusion
     from ..look.figures import run_folder
 
+    path = _place("confusion", run, out=out, dpi=dpi)
     folder = run_folder(run, "predictions/val.parquet")
     classes = folder.classes()
     kept = read_predictions(folder.folder / "predictions" / "val.parquet")
-    counts = counted(kept, len(classes))
-    bad = int(kept.bad.sum())
-    _write("confusion", run, lambda: draw_confusion(counts, classes, bad=bad), out=out, dpi=dpi, json=json)
+    found, bad = confused(kept, len(classes)), int(kept.bad.sum())
+    _write("confusion", path, lambda: draw_confusion(found, classes, bad=bad), dpi=dpi, json=json)
 
 
 def _opened(run: str, *, seed: int = 0, variant: str | None = None) -> "Loaded":
@@ -474,15 +480,21 @@ def _say_bad(bad: list["BadImage"]) -> None:
         say(f"bad image {one}")
 
 
-def _write(
-    kind: str, run: str, draw: Callable[[], "Figure"], *, out: Path | None, dpi: int, json: bool, shown: Any = None
-) -> None:
-    """Draws, writes, and says where; with `json` also what is to be seen, where that is more than the picture says."""
-    from ..look.figures import place_of, style, write_figure
+def _place(kind: str, run: str, *, out: Path | None, dpi: int) -> Path:
+    """Where the figure goes; what is wrong with that is said before anything is computed."""
+    from ..look.figures import ending, place_of
 
     if not LEAST_DPI <= dpi <= MOST_DPI:
         raise UsageError(f"--dpi {dpi}: must be at least {LEAST_DPI} and at most {MOST_DPI}")
     path = out or place_of(run, kind)
+    ending(path)
+    return path
+
+
+def _write(kind: str, path: Path, draw: Callable[[], "Figure"], *, dpi: int, json: bool, shown: Any = None) -> None:
+    """Draws, writes, and says where; with `json` also what is to be seen, where that is more than the picture says."""
+    from ..look.figures import style, write_figure
+
     with style():
         write_figure(draw(), path, dpi=dpi)
     if json:

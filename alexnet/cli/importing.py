@@ -4,10 +4,13 @@ import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..data.classes import Classes
+    from ..errors import Misfit
 
 
 def import_model(
@@ -36,14 +39,14 @@ def import_model(
         mean: its mean image: .binaryproto, .npy, or batches.meta of 2012
         prototxt: Caffe's network, to be checked against the variant
         keep_bgr: leave the channels as they are, else the network takes RGB
-        on: a picture for the comparison with another program
+        on: the picture for the comparison with another program, and for the top five; else a flower
         json: print one JSON document
     """
     from rich.table import Table
 
     from ..data.preprocess import to_json
     from ..data.samples import shown
-    from ..evaluation.oracle import compared, seen
+    from ..evaluation.oracle import compared, sample, seen
     from ..evaluation.predict import load
     from ..evaluation.predict import to_json as predictions
     from ..training.adopt import adopt
@@ -52,7 +55,12 @@ def import_model(
     from ..weights.run import open_run, run_named
     from . import console_for, say
 
-    kind, loaded = kind_of(Path(file)), open_run(file, named=variant)
+    kind = kind_of(Path(file))
+    try:
+        loaded = open_run(file, named=variant)
+    except WeightsError as reason:
+        _show(reason.misfits)
+        raise
     model, given = loaded.model, loaded.given
     if given is None or kind is None:
         raise UsageError(f"{file}: not a model file; every verb takes it as it is")
@@ -65,13 +73,14 @@ def import_model(
         caffe.check_prototxt(prototxt, model.variant)
     if mean is not None:
         loaded.take_mean(*read_mean(mean))
-    found = compared(loaded, Path(file), kind, seen(loaded, on))
+    picture = on or sample()
+    found = compared(loaded, Path(file), kind, seen(loaded, picture))
     who, differences = found or (None, {})
     if not keep_bgr:
         loaded.take_rgb()
     folder = run_named(run or f"{Path(file).name.split('.')[0]}-{model.variant.name}")
     adopt(loaded, folder)
-    answers = [] if on is None else predictions(str(on), load(folder.folder).predict(on))["predictions"]
+    answers = predictions(str(picture), load(folder.folder).predict(picture))["predictions"]
     weights = model.state_dict()
     result: dict[str, Any] = {
         "run": str(folder.folder),
@@ -91,6 +100,7 @@ def import_model(
         "compared_with": who,
         "differences": differences,
         "largest_difference": max(differences.values()) if differences else None,
+        "picture": str(picture),
         "predictions": answers,
     }
     for note in loaded.notes:
@@ -113,9 +123,23 @@ def import_model(
     else:
         largest = result["largest_difference"]
         console.print(f"compared with {who}: at most {largest:.1e} of a layer's largest value apart")
+    console.print(f"{picture}:")
     for one in answers:
         console.print(f"  {one['label']}  {100 * one['probability']:.1f} %")
     console.print(f"{folder.folder}: variant {model.variant.name}\nnow: alexnet predict {folder.folder} PICTURE")
+
+
+def _show(misfits: "Sequence[Misfit]") -> None:
+    """What of a file does not fit, all of it, on stderr."""
+    from rich.table import Table
+
+    from . import console_for
+
+    if misfits:
+        table = Table("there", "expected", "found")
+        for one in misfits:
+            table.add_row(one.what, *("-" if value is None else str(value) for value in (one.expected, one.found)))
+        console_for(True).print(table, soft_wrap=False)
 
 
 def _named(where: str) -> "Classes":

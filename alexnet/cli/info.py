@@ -9,7 +9,8 @@ from rich.text import Text
 
 from ..errors import UsageError
 from ..network.cost import cost, describe, difference
-from ..network.variants import VARIANTS, Variant
+from ..network.variants import VARIANTS, WORLDS, Variant
+from ..network.variants import names as layer_names
 from ..network.variants import variant as lookup
 
 
@@ -18,22 +19,26 @@ def info(
     *,
     classes: int | None = None,
     diff: str | None = None,
+    names: bool = False,
     json: bool = False,
 ) -> None:
     """A variant layer by layer: shapes, receptive fields, parameters, costs.
 
     alexnet info paper --diff caffe
-    alexnet info tiny --classes 10 --json
+    alexnet info convnet --names
     alexnet info model.pth
 
     Parameters:
-        variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn or tiny; or a RUN
+        variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo or tiny; or a RUN
         classes: outputs of the last layer; 1000, or the RUN's
         diff: another variant: only what differs, number by number, and the sources
+        names: what each layer is called in other programs
         json: print one JSON document
     """
     if classes is not None and classes < 1:
         raise UsageError(f"--classes {classes}: must be at least 1")
+    if names and (diff is not None or classes is not None):
+        raise UsageError(f"--names: not with {'--diff' if diff is not None else '--classes'}")
     if variant not in VARIANTS and Path(variant).exists():
         from ..weights.run import open_run
 
@@ -43,6 +48,8 @@ def info(
         here, classes = lookup(variant), classes or 1000
     if diff is not None:
         _print_difference(here, lookup(diff), json=json)
+    elif names:
+        _print_names(here, json=json)
     elif json:
         print(dumps(describe(here, classes)))
     else:
@@ -73,6 +80,30 @@ def _print_table(variant: Variant, classes: int) -> None:
     console = console_for(False)
     console.print(table, soft_wrap=False)
     console.print(f"{whole.neurons:,} neurons: the outputs of convolutions and fully connected layers.")
+
+
+def _print_names(variant: Variant, *, json: bool) -> None:
+    from . import console_for
+
+    found = layer_names(variant)
+    if json:
+        print(
+            dumps({"variant": variant.name, "names": [{"layer": layer, **worlds} for layer, worlds in found.items()]})
+        )
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("layer", "torchvision", "Caffe", "TensorFlow 1", "the 2012 program"):
+        table.add_column(title)
+    for layer, worlds in found.items():
+        table.add_row(layer, *("\n".join(worlds[world]) for world in WORLDS))
+    console = console_for(False)
+    console.print(table, soft_wrap=False)
+    console.print(
+        "TensorFlow 1: the article's scopes; fc1/Variable are weights, fc1/Variable_1 biases, and\n"
+        "without scopes Variable, Variable_1, ... in this order. caffe-tensorflow's .npy has Caffe's\n"
+        "names. In ONNX names are of no account: a graph is read by what it does; ours has the names\n"
+        "of the first column. Each of these names is understood wherever a layer is named."
+    )
 
 
 def _print_difference(here: Variant, there: Variant, *, json: bool) -> None:

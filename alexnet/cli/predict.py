@@ -4,6 +4,7 @@ import csv as csv_format
 import json as json_format
 import sys
 from collections.abc import Iterator
+from itertools import tee
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -13,7 +14,6 @@ from ..errors import BadImage, DataError, UsageError
 if TYPE_CHECKING:
     from ..data.samples import Samples
 
-BAR = 24  # cells of a bar
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would take for a formula
 
 
@@ -29,6 +29,7 @@ def predict(
     backend: str = "torch",
     device: str = "auto",
     precision: str = "fp32",
+    draw: str = "auto",
     json: bool = False,
     csv: bool = False,
 ) -> None:
@@ -47,13 +48,16 @@ def predict(
         backend: torch, openvino or onnxruntime
         device: auto, cpu, cuda or mps
         precision: auto, fp32, tf32, bf16, or int8 (not with torch)
+        draw: pictures in the terminal: auto, never, kitty, iterm or sixel
         json: print one JSON document
         csv: print comma-separated values
     """
+    from ..data.samples import shown
     from ..data.sources import open_images
     from ..evaluation import predict as predicting
     from ..evaluation.backends import device_for, precision_for
-    from . import say
+    from ..look import terminal
+    from . import console_for, say, visible
 
     for name in pictures:
         if name.startswith("-") and name != "-":
@@ -66,6 +70,7 @@ def predict(
         raise UsageError("--json and --csv: ask for one of them")
     where = device_for(backend, device)
     precise = precision_for(backend, precision, where)
+    canvas = terminal.canvas("never" if json or csv else draw)  # asked before there is time to type ahead
     if pictures == ["-"]:
         found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", sys.stdin.buffer.read())])
     else:
@@ -75,11 +80,13 @@ def predict(
         say(note)
     document: list[dict[str, Any]] = []
     count, bad = 0, list[BadImage]()
-    cell = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    console, blocks = console_for(False), terminal.draws_blocks(sys.stdout.encoding)
+    width, colour = console.width if console.is_terminal else None, console.is_terminal and not console.no_color
+    found, again = tee(found)
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
     if csv:
         writer.writerow(["path", "rank", "index", "label", "probability"])
-    for path, said in predictor.stream(found, k, views=views):
+    for (path, said), (_, content) in zip(predictor.stream(found, k, views=views), again, strict=True):
         count += 1
         if json:
             document.append(predicting.to_json(path, said))
@@ -89,11 +96,12 @@ def predict(
             for rank, p in enumerate(said, 1):
                 writer.writerow([plain(path), rank, p.index, plain(p.label), f"{p.probability:.6f}"])
         elif not json:
-            print(path)
-            wide = max(len(p.label) for p in said)
-            for p in said:
-                bar = cell * round(BAR * p.probability)
-                print(f"  {p.label:<{wide}}  {100 * p.probability:5.1f} %  {bar}")
+            if canvas is not None and isinstance(content, bytes):
+                print(canvas.drawn(predictor.pixels(content, path)), end="")
+            print(visible(path))
+            shares = [(shown(p.label), p.probability) for p in said]
+            for line in terminal.bars(shares, width=width, blocks=blocks, colour=colour):
+                print(line)
     if json:
         print(json_format.dumps(document))
     if predictor.backend is not None and predictor.backend.agreement is not None:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from ..network.lrn_cpu import as_array, narrow
-from ..ranks import share
+from ..ranks import compiler, share
 from .augment import LUMA, Cuts, Normalise
 
-compiled = njit(nogil=True, cache=True, error_model="numpy")
+compiled = compiler(nogil=True, error_model="numpy")
 ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 
 

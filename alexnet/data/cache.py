@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+OFFLINE: Final = "ALEXNET_OFFLINE"
 # What reading an .npy or .npz raises that was cut short, overwritten or written by another program. An array's header
 # is a dictionary in Python's notation, which numpy parses (as data) and may ask its tokenizer for.
 DAMAGE: Final = (
@@ -25,6 +26,11 @@ DAMAGE: Final = (
     struct.error,
     tokenize.TokenError,
 )
+
+
+def offline() -> bool:
+    """Whether nothing may be fetched: `--offline`, or $ALEXNET_OFFLINE is set, and not to 0."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
 
 
 def cache_folder() -> Path:

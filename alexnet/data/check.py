@@ -263,7 +263,7 @@ def _look(samples: Samples, row: int, near: bool) -> _Look:
     try:
         data = samples.read(row)
     except BadImage as reason:
-        return _Look([("unreadable", reason.reason)])
+        return _Look([("oversized" if isinstance(reason, TooLarge) else "unreadable", reason.reason)])
     try:
         image = pixels_of(samples, data)
     except BadImage as reason:

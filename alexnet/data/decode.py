@@ -15,22 +15,33 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import BadImage, TooLarge
 from .preprocess import Filter, Resize, Shaping
 
-# Pillow's own limit warns, which no thread can silence for itself alone; `decode` refuses by `max_pixels` before a
-# pixel is read.
-Image.MAX_IMAGE_PIXELS = None
-
 MAX_PIXELS: Final = 200_000_000
+# `Image.open` warns above Pillow's own limit, which no thread can silence for itself, and which is not ours to change
+# for a program that uses Pillow too. What it opens with does not; but that of two kinds looks at the limit by itself:
+# of these no more is taken than passes in silence.
+PILLOWS: Final = 89_478_485
+LESS: Final = {"GIF": PILLOWS, "WEBP": 2 * PILLOWS}
+OPENERS: Final[dict[str, type[ImageFile]]] = {
+    "JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile, "GIF": GifImageFile, "BMP": BmpImageFile,
+}  # fmt: skip
 # Real progressive files have about ten; each scan goes over the whole picture again, so a small file of many is a bomb.
 MAX_SCANS: Final = 100
 # 64 MB of EXIF make a thousand segments, 200 million pixels in libpng's pieces of 8 KB make 75,000 chunks; a file of
 # far more than any picture needs is there to be walked over.
 MAX_SEGMENTS: Final = 10_000
 MAX_CHUNKS: Final = 200_000
+MAX_BLOCKS: Final = 1_000_000  # of a GIF, before each frame; those of one of 89 million pixels have 255 bytes each
 
 # A JPEG may be decoded at 1/2 or 1/4 of its size, for which libjpeg-turbo has fast inverse transforms; it is where at
 # least GAP times the stored form's side is left, so that the filter still has its work to do (docs/log.md).
@@ -80,7 +91,7 @@ FROM_BOTTOM: Final = (3, 4, 7, 8)
 FROM_RIGHT: Final = (2, 3, 6, 7)
 SIDEWAYS: Final = (5, 6, 7, 8)
 
-KINDS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+KINDS: Final = tuple(OPENERS)
 # What files that are no pictures begin with.
 HEIC: Final = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 MAGICS: Final = (
@@ -133,7 +144,8 @@ def decode(data: bytes, name: str, *, exif: bool = True, max_pixels: int = MAX_P
     CMYK is taken as Adobe writes it (inverted) and becomes RGB without a profile; 16 bits lose the lower 8;
     transparency is laid on white; an animation gives its first frame. `exif` turns the picture upright as its EXIF
     orientation says; EXIF that cannot be read is ignored. BadImage, with `name` and a reason: any other kind of file,
-    a damaged or truncated one, and one of more than `max_pixels`, which is refused by its header.
+    a damaged or truncated one, and one of more than `max_pixels` (or than LESS has for its kind), which is refused by
+    its header.
     """
     picture = _decode(data, name, max_pixels, None)
     return picture.upright() if exif else picture.image
@@ -254,8 +266,8 @@ def _decode(data: bytes, name: str, max_pixels: int, stored: int | None) -> _Pic
         if kind == "PNG":
             return _decode_png(data, name, max_pixels)
         return _decode_pillow(data, kind, name, max_pixels, None)
-    except UnidentifiedImageError:  # its message holds an address in memory
-        raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
+    except Image.DecompressionBombError as reason:  # the program has given Pillow a lower limit than its own
+        raise TooLarge(name, _line(reason)) from None
     except FAULTS as reason:
         raise BadImage(name, f"damaged {kind} ({_line(reason)})") from None
 
@@ -356,9 +368,10 @@ def _decode_png(data: bytes, name: str, max_pixels: int) -> _Picture:
 
 def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int, stored: int | None) -> _Picture:
     """The first frame of a file; only of a JPEG may `stored` be given."""
-    if kind == "WEBP":  # for which Pillow makes room before it says how large it is
-        _check_size(*_webp_size(data), name, max_pixels)
-    with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+    max_pixels = min(max_pixels, LESS.get(kind, max_pixels))
+    if kind in SIZES:
+        _check_size(*SIZES[kind](data), name, max_pixels)
+    with _opened(data, kind, name) as picture:
         width, height = picture.size
         _check_size(height, width, name, max_pixels)
         n = _reduction(height, width, stored)
@@ -366,6 +379,63 @@ def _decode_pillow(data: bytes, kind: str, name: str, max_pixels: int, stored: i
             picture.draft(picture.mode, (width // n, height // n))
         picture.load()
         return _Picture(_rgb(picture), picture.info.get("exif", b""), height, width, n)
+
+
+def _opened(data: bytes, kind: str, name: str) -> ImageFile:
+    """What Pillow makes of a file's header."""
+    try:
+        return OPENERS[kind](io.BytesIO(data))
+    except (SyntaxError, IndexError, TypeError, struct.error):
+        raise BadImage(name, f"damaged {kind} (its header cannot be read)") from None
+
+
+def _gif_frames(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Where each frame of a GIF lies on its screen: (left, top, width, height).
+
+    It goes from block to block as Pillow does, which makes a picture as large as its frame on the way. ValueError: more
+    than MAX_BLOCKS before one.
+    """
+    flags = data[10] if len(data) > 10 else 0
+    at, left = 13 + (flags >> 7) * (6 << (flags & 7)), MAX_BLOCKS  # behind the table of colours
+
+    def block() -> bytes:
+        """The next block of an extension or a frame: its length, then as many bytes; none where they end."""
+        nonlocal at, left
+        size, left = (data[at] if at < len(data) else 0), left - 1
+        at += 1 + size
+        return data[at - size : at]
+
+    while left > 0:
+        kind, at, left = data[at : at + 1], at + 1, left - 1
+        if kind in (b"", b";"):
+            return
+        if kind == b"," and at + 9 <= len(data):
+            yield struct.unpack_from("<4H", data, at)
+            flags, left = data[at + 8], MAX_BLOCKS
+            at += 10 + (flags >> 7) * (6 << (flags & 7))
+        elif kind == b"!":
+            label, at = data[at : at + 1], at + 1
+            if label != b"\xfe" and (label != b"\xff" or block().startswith(b"NETSCAPE2.0")):
+                block()
+        if kind in (b",", b"!"):
+            while left > 0 and block():
+                pass
+    raise ValueError(f"more than {MAX_BLOCKS:,} blocks before a frame")
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of a GIF: of its screen, or of its first frame where that reaches farther."""
+    height, width = int.from_bytes(data[8:10], "little"), int.from_bytes(data[6:8], "little")
+    x, y, wide, high = next(_gif_frames(data), (0, 0, 0, 0))
+    return max(height, y + high), max(width, x + wide)
+
+
+def _animated_gif(data: bytes) -> bool:
+    """Whether a GIF has a second frame, as far as one looks."""
+    try:
+        return len(list(islice(_gif_frames(data), 2))) == 2
+    except ValueError:
+        return False
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -379,6 +449,10 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if chunk == b"VP8 ":
         return int.from_bytes(body[8:10], "little") & 0x3FFF, int.from_bytes(body[6:8], "little") & 0x3FFF
     return 1, 1
+
+
+# What Pillow makes room for, or looks at its limit with, before it says how large a picture is.
+SIZES: Final = {"GIF": _gif_size, "WEBP": _webp_size}
 
 
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
@@ -526,8 +600,10 @@ def traits(data: bytes) -> Traits:
                 exif = data[a + 8 : b - 4]
             elif name == b"acTL" and b - a >= 20:
                 animated = int.from_bytes(data[a + 8 : a + 12]) > 1
-    elif kind in ("GIF", "WEBP"):
-        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+    elif kind == "GIF":
+        animated = _animated_gif(data)
+    elif kind == "WEBP":
+        with OPENERS[kind](io.BytesIO(data)) as picture:
             animated, exif = bool(getattr(picture, "is_animated", False)), picture.info.get("exif")
     orientation = 1 if exif is None else _orientation(exif)
     return Traits(

@@ -6,7 +6,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from .. import stop
+from ..errors import DataError, Stopped
 from .classes import Classes
 from .samples import LeftOut, Samples, shown
 
@@ -46,6 +47,8 @@ def images_below(folder: Path, ignored: LeftOut, visited: set[tuple[int, int]]) 
     found: list[tuple[str, int]] = []
     pending = [""]
     while pending:
+        if stop.requested():
+            raise Stopped(f"stopped while {shown(str(folder))} was looked through; the same command does it again")
         here = pending.pop()
         inside = folder / here
         try:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from .. import files
 from ..errors import DataError, did_you_mean
-from .cache import cache_folder
+from .cache import cache_folder, offline
 from .digits import digits_samples
 from .folders import is_image, is_junk
 from .samples import shown
@@ -146,7 +146,10 @@ def _download(remote: Remote) -> Path:
     folder = cache_folder() / "downloads"
     path = folder / remote.url.rpartition("/")[2]
     try:
-        download_url(remote.url, str(folder), md5=remote.md5)
+        if not offline():
+            download_url(remote.url, str(folder), md5=remote.md5)
+        elif not path.exists():
+            raise DataError(f"{remote.url}: not at {shown(str(path))}, and nothing is fetched (--offline)")
     except (OSError, RuntimeError) as reason:
         host = urlsplit(remote.url).hostname
         raise DataError(f"{remote.url}: cannot be fetched from {host} ({' '.join(str(reason).split())})") from None

@@ -23,11 +23,28 @@ SETS = ("train", "val")
 SCHEMA = 1
 PACK, BEGUN = "pack.json", ".pack.json"
 COLUMNS = ("key", "class", "file", "offset", "size")
+# Of what pack.json says, two at least: one of ours that was damaged has more, a file of another program has not.
+OURS = {"schema", "form", "quality", *Shaping._fields, "fingerprint", "sets"}
+MOST_INDEX = 1 << 31  # bytes; a line has about a hundred
+TAR = re.compile(r"(train|val)-\d{5}\.tar")
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether a folder is a pack, or one that was begun."""
-    return (folder / PACK).is_file() or (folder / BEGUN).is_file()
+    """Whether a folder is a pack, or one that was begun; another program's pack.json makes none of it."""
+    if (folder / BEGUN).is_file():
+        return True
+    if not (folder / PACK).is_file():
+        return False
+    try:
+        said = files.read_json(folder / PACK)
+    except DataError:
+        return True  # damaged, which whoever opens it is told
+    return isinstance(said, dict) and len(OURS & set(said)) > 1
+
+
+def is_part(path: Path) -> bool:
+    """Whether a tar is one of a pack's, which says beside it what its pictures and their classes are."""
+    return TAR.fullmatch(path.name) is not None and is_pack(path.parent)
 
 
 def pack_sets(folder: Path) -> tuple[Samples, Samples | None]:
@@ -79,6 +96,8 @@ def _part(folder: Path, name: str, said: Any, classes: Classes, shaping: Shaping
     for file, size in sizes.items():
         if not (folder / file).is_file() or (folder / file).stat().st_size != size:
             raise DataError(f"{shown(str(folder / file))}: missing, or not of {size} bytes, as the pack says")
+    if sizes[f"{name}.csv"] > MOST_INDEX:
+        raise DataError(f"{where}: an index of more than {MOST_INDEX:,} bytes")
     number = {file: index for index, file in enumerate(containers)}
     label = {shown(key): index for index, key in enumerate(classes.keys)}
     index = folder / f"{name}.csv"

@@ -97,6 +97,13 @@ class Preprocess:
             raise UsageError(f"preprocess: std is {self.std!r}, expected three numbers above 0")
 
 
+def in_other_colour(record: Preprocess) -> Preprocess:
+    """The same of images with their channels in the other order; a mean image is another file's to turn."""
+    mean = record.mean if record.mean == MEAN_FILE else record.mean[::-1]
+    colour: Colour = "BGR" if record.colour == "RGB" else "RGB"
+    return dataclasses.replace(record, colour=colour, mean=mean, std=record.std[::-1])
+
+
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -143,6 +150,8 @@ def load_mean(folder: Path, *, stored: int) -> np.ndarray:
     """
     path, expected = folder / MEAN_FILE, (stored, stored, 3)
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("no regular file")
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -14,13 +14,14 @@ from typing import Self
 
 import numpy as np
 
-from ..errors import BadImage, DataError
+from ..errors import BadImage, DataError, TooLarge
 from .classes import Classes
 from .preprocess import Preprocess, Shaping
 
 UNLABELLED = -1
 OWN_FILE = -1
 MOST_NAMES = 100
+MOST_BYTES = 1 << 30  # of a picture's file: 200 million pixels without any compression have 0.6 to 1.2 GB
 
 
 def shown(name: str) -> str:
@@ -214,12 +215,13 @@ class Samples:
     def read(self, row: int) -> bytes:
         """The bytes of an image; any number of threads may read at once.
 
-        BadImage: its file is missing, not a regular file, or no longer as long as it was. DataError: its container is
-        missing or cut short.
+        BadImage: its file is missing, not a regular file, no longer as long as it was, or of more than MOST_BYTES.
+        DataError: its container is missing or cut short.
         """
         file, size = int(self.file[row]), int(self.size[row])
         if file == OWN_FILE:
             return read_file(self.path(row), size=size)
+        _check_length(size, self.path(row))
         try:
             content = self.containers.pread(file, size, int(self.offset[row]))
         except OSError as reason:
@@ -311,12 +313,19 @@ def _whole(path: Path, size: int) -> bytes:
     try:
         if size not in (-1, found):
             raise BadImage(shown(str(path)), f"{found} bytes, {size} when the data was opened")
+        _check_length(found, path)
         content = _pread(handle, found, 0)
     finally:
         os.close(handle)
     if len(content) != found:
         raise BadImage(shown(str(path)), f"{len(content)} of {found} bytes could be read")
     return content
+
+
+def _check_length(size: int, path: Path) -> None:
+    """TooLarge where a file, which may be one large hole, is more than a picture's, and would fill the memory."""
+    if size > MOST_BYTES:
+        raise TooLarge(shown(str(path)), f"{size:,} bytes, more than the limit of {MOST_BYTES:,}")
 
 
 def _regular(path: Path) -> tuple[int, int]:

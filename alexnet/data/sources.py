@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UsageError
+from .. import stop
+from ..errors import DataError, Stopped, UsageError
 from .classes import Classes
 from .digits import digits_samples
 from .folders import EMPTY_CLASS, beside, entries, folder_samples, images_below, is_folder, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
 from .index import indexed
-from .packed import is_pack, pack_sets
+from .packed import is_pack, is_part, pack_sets
 from .samples import UNLABELLED, LeftOut, Samples, shown
 from .tars import image_members, in_order, is_tar, members, tar_sets
 
+MOST_LIST = 1 << 31  # bytes of a list of pictures; a line has about a hundred
 # The names of the held-out part of a data set, beside `train`; the first that is there counts.
 VAL_NAMES = ("val", "valid", "validation", "test")
 
@@ -221,6 +223,10 @@ def _found(where: str | Path) -> tuple[Samples, Samples | None]:
     if path.suffix.lower() in (".txt", ".csv"):
         return indexed("list", [path], lambda: (list_samples(path), None), tar=False)
     if is_tar(path):
+        if is_part(path):
+            raise DataError(
+                f"{shown(str(path))}: a part of a pack, which has its classes; name {shown(str(path.parent))}"
+            )
         return indexed("tar", [path], lambda: tar_sets([path], VAL_NAMES), tar=True)
     raise DataError(f"{shown(str(path))}: not a data set (expected a folder, a .tar, or a .txt or .csv list)")
 
@@ -292,6 +298,8 @@ def list_samples(path: Path) -> Samples:
         if name in line_of:
             raise DataError(f"{shown(str(path))}: line {number}: {shown(name)} stands in line {line_of[name]} already")
         line_of[name] = number
+        if stop.requested():
+            raise Stopped(f"stopped while {shown(str(path))} was opened; the same command opens it again")
         try:
             status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 a Path takes thrice as long, a million times
         except (OSError, ValueError) as reason:
@@ -349,6 +357,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _read(path: Path) -> bytes:
     try:
+        if (size := path.stat().st_size) > MOST_LIST:
+            raise DataError(f"{shown(str(path))}: {size:,} bytes, more than the limit of {MOST_LIST:,}")
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as reason:
         raise DataError(f"{shown(str(path))}: {reason.strerror}") from None

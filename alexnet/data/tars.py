@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
+from .. import stop
+from ..errors import DataError, Stopped
 from .classes import Classes
 from .folders import is_image, is_junk
 from .samples import LeftOut, Samples, shown
@@ -89,7 +90,7 @@ def members(path: Path, *, start: int = 0, end: int | None = None) -> Iterator[M
     """Every regular member of the tar that lies at bytes `start` to `end` of `path`, in its order.
 
     DataError, naming tar and member: a tar cut short or damaged; a link, device or sparse member; a name that is
-    absolute or climbs with `..`.
+    absolute or climbs with `..`. Stopped: a signal has asked for the end.
     """
     where = shown(str(path))
     try:
@@ -108,6 +109,8 @@ def _members(handle: int, where: str, position: int, end: int) -> Iterator[Membe
     long_name: bytes | None = None
     attributes: dict[bytes, bytes] = {}
     while True:
+        if stop.requested():
+            raise Stopped(f"stopped while {where} was opened; the same command opens it again")
         block = os.pread(handle, BLOCK, position) if position + BLOCK <= end else b""
         if block == ZEROS:
             return

@@ -25,6 +25,7 @@ BackendName = Literal["torch", "openvino", "onnxruntime"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 WITHIN = 0.02  # of the largest logit: farther from fp32 than this, bf16 is not used
 CHECKED = 32  # pictures that a backend is compared on
+MANY = 16  # images for which torch's weights are laid out otherwise than for one (docs/log.md)
 CALIBRATION = 64  # pictures from which int8 has the ranges of its activations
 
 
@@ -159,8 +160,8 @@ def _torch(model: AlexNet, device: torch.device, precision: str) -> Network:
     """On the processor with packed weights; elsewhere bf16 is the weights cast once, averages of batches excepted."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        net = packed(model, dtype)
-    elif dtype == torch.float32:
+        return _packed(model, dtype)
+    if dtype == torch.float32:
         net = model
     else:
         net = deepcopy(model)
@@ -171,6 +172,20 @@ def _torch(model: AlexNet, device: torch.device, precision: str) -> Network:
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
         return net(images.to(dtype, memory_format=torch.channels_last)).float()
+
+    return run
+
+
+def _packed(model: AlexNet, dtype: torch.dtype) -> Network:
+    """With weights laid out for one image, and for many from the first batch of `MANY` or more on."""
+    nets = {1: packed(model, dtype, batch=1)}
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        batch = MANY if len(images) >= MANY else 1
+        if batch not in nets:
+            nets[batch] = packed(model, dtype, batch=batch)
+        return nets[batch](images.to(dtype, memory_format=torch.channels_last)).float()
 
     return run
 

@@ -1,5 +1,6 @@
 """An exported file beside the network that it was made of, on real pictures, in a process that lacks this program."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ PATIENCE = 600  # seconds
 def check(loaded: Loaded, file: Path, format: str, pictures: Tensor, *, softmax: bool) -> Agreement:  # noqa: A002
     """What the file makes of pictures, uint8 (B, S, S, 3), beside the network: logits, or with `softmax` probabilities.
 
-    `exported_child.py` runs it. UsageError: a format of weights under our own names, which no other program runs.
+    `exported_child.py` runs it. UsageError: a format of weights under our own names, which no other program runs; the
+    program that runs it is not installed.
     WeightsError: the file does not run, or gives something else than (B, classes).
     """
     if format == "safetensors":
@@ -40,6 +42,9 @@ def check(loaded: Loaded, file: Path, format: str, pictures: Tensor, *, softmax:
             raise WeightsError(f"{file}: not run within {PATIENCE} s") from None
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            if lacking := re.fullmatch(r"ModuleNotFoundError: No module named '(\w+)'", last):
+                extra = "oracles" if lacking[1] == "cv2" else "backends"
+                raise UsageError(f"--check: {lacking[1]} is not installed (pip install 'alexnet[{extra}]')")
             raise WeightsError(f"{file}: does not run without this program: {last or f'status {done.returncode}'}")
         outputs = np.load(folder / "outputs.npy", allow_pickle=False)
     with torch.inference_mode():

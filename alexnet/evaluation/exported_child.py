@@ -44,6 +44,22 @@ def opened(path: Path, kind: str) -> tuple[Run, bool, dict[str, str]]:
         compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         said = {key: value.astype(str) for key, value in model.get_rt_info(["alexnet"]).astype(dict).items()}
         return lambda x: compiled(x)[0], model.input().element_type == ov.Type.u8, said
+    if path.suffix == ".caffemodel":
+        import cv2
+
+        words = path.with_suffix(".prototxt")
+        comments = (line[2:].partition(": ") for line in words.read_text("utf-8").split("\n") if line[:2] == "# ")
+        said = {name: text for name, _, text in comments}
+        if path.with_suffix(".mean.binaryproto").exists():
+            said["mean"] = base64.b64encode(mean_of(path.with_suffix(".mean.binaryproto"))).decode()
+        caffe = cv2.dnn.readNetFromCaffe(str(words), str(path))
+        caffe.enableFusion(False)
+
+        def run(x: NDArray[Any]) -> NDArray[np.float32]:
+            caffe.setInput(x)
+            return np.asarray(caffe.forward(), np.float32)
+
+        return run, False, said
     import torch
 
     if kind == "torch-export":
@@ -62,6 +78,14 @@ def opened(path: Path, kind: str) -> tuple[Run, bool, dict[str, str]]:
         net.load_state_dict(state)
         net.eval()
     return lambda x: net(torch.from_numpy(x)).detach().numpy(), pixels, said
+
+
+def mean_of(path: Path) -> bytes:
+    """The mean image of a .binaryproto: its last field is the values (3, S, S), and they are turned to (S, S, 3)."""
+    content = path.read_bytes()
+    side = int((len(content) / 12) ** 0.5)  # what stands before the values is less than another row
+    values = np.frombuffer(content[-12 * side * side :], "<f4").reshape(3, side, side)
+    return np.ascontiguousarray(values.transpose(1, 2, 0)).tobytes()
 
 
 def prepared(pictures: NDArray[np.uint8], said: dict[str, str], *, pixels: bool) -> NDArray[Any]:

@@ -222,11 +222,12 @@ def _hdf5(path: Path, parts: Sequence[Part], index: Index) -> None:
             rows = _rows(part.row)
             for i, block in zip(range(0, count, rows), part.blocks(count, rows), strict=True):
                 values[i : i + rows] = block
-        text = h5py.string_dtype()
-        out.create_dataset(KEY, data=index.keys, dtype=text)
         out.create_dataset(LABEL, data=index.labels)
-        out.create_dataset(CLASSES, data=list(index.classes.keys), shape=(len(index.classes),), dtype=text)
-        out.create_dataset(ABOUT, data=index.said(), dtype=text)
+        for name, lines in ((KEY, index.keys), (CLASSES, index.classes.keys), (ABOUT, [index.said()])):
+            # of one length: HDF5's text of any length lies in a heap, which may send a reader round for ever
+            encoded = [line.encode() for line in lines]
+            text = h5py.string_dtype("utf-8", max(map(len, encoded), default=1))
+            out.create_dataset(name, data=np.array(encoded, text))
 
 
 def _mat(path: Path, parts: Sequence[Part], index: Index) -> None:
@@ -434,7 +435,9 @@ def _read_hdf5(path: Path, layers: Sequence[str] | None) -> Features:
 
         def text(name: str) -> list[str]:
             if not turned:
-                return np.atleast_1d(dataset(name).asstr()[()]).tolist()
+                if dataset(name).dtype.kind != "S" or dataset(name).ndim != 1:
+                    raise DataError(f"{where}: {name}: no text of one length")
+                return [line.decode() for line in dataset(name)[()].tolist()]
             rows = np.ascontiguousarray(dataset(name)[()].T)
             if rows.dtype != np.uint16 or rows.ndim != 2:
                 raise DataError(f"{where}: {name}: no text")

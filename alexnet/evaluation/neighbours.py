@@ -22,6 +22,7 @@ INDICES: tuple[Index, ...] = get_args(Index)
 LAYER = "fc7"
 BLOCK = 1 << 23  # float64 values at a time, 64 MiB
 WITHIN = 1e-12  # of the squares that a distance is the difference of: what their sums are off by, and more
+TINY = 1e-300
 
 
 def nearest(
@@ -49,12 +50,14 @@ def nearest_of(
     for block in _parts(blocks):
         if block.shape[1:] != queries.shape[1:]:
             raise UsageError(f"features of {block.shape[1:]} to search, of {queries.shape[1:]} to search for")
+        # the k-th so far: what is farther need not be looked at closely
+        most = distances[:, -1] if distances.shape[1] == k else np.full(len(queries), np.inf)
         found = np.empty((len(queries), min(k, len(block))), np.int64), np.empty((len(queries), min(k, len(block))))
         rows = _rows(block, metric)
         step = max(1, BLOCK // max(rows.shape))
         for i in range(0, len(queries), step):
             part = slice(i, i + step)
-            found[0][part], found[1][part] = _nearest(_rows(queries[part], metric), rows, k, metric)
+            found[0][part], found[1][part] = _nearest(_rows(queries[part], metric), rows, most[part], k, metric)
         indices, distances = np.hstack([indices, found[0] + begin]), np.hstack([distances, found[1]])
         order = np.argsort(distances, axis=1, kind="stable")[:, :k]  # what came earlier has the lower index
         indices, distances = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
@@ -79,24 +82,28 @@ def _rows(values: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
 
 
 def _nearest(
-    queries: NDArray[np.float64], rows: NDArray[np.float64], k: int, metric: Metric
+    queries: NDArray[np.float64], rows: NDArray[np.float64], most: NDArray[np.float64], k: int, metric: Metric
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k nearest of some rows: a matrix product says which it may be, their own differences which it is."""
+    """The k nearest of some rows, no farther than `most`: a matrix product says which it may be, their own differences
+    which it is. Where they are fewer the rest is infinitely far.
+    """
     k = min(k, len(rows))
     squares = np.einsum("ij,ij->i", rows, rows)
     product = queries @ rows.T
-    indices, distances = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+    indices, distances = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), np.inf)
     for q, query in enumerate(queries):
         own = float(query @ query)
         rough = own + squares - 2 * product[q] if metric == "euclidean" else 1 - product[q]
+        known = float(most[q]) ** 2 if metric == "euclidean" else float(most[q])
         # the sums that a distance is the difference of are off by some last bits; equal rows must come out equal
-        near = np.flatnonzero(rough <= np.partition(rough, k - 1)[k - 1] + WITHIN * (own + squares.max() + 1e-300))
+        bound = min(known, float(np.partition(rough, k - 1)[k - 1])) + WITHIN * (own + float(squares.max()) + TINY)
+        near = np.flatnonzero(rough <= bound)
         if metric == "euclidean":
             exact = np.linalg.norm(rows[near] - query, axis=1)
         else:
             exact = np.maximum(0, 1 - (rows[near] * query).sum(1))
         order = np.argsort(exact, kind="stable")[:k]
-        indices[q], distances[q] = near[order], exact[order]
+        indices[q, : len(order)], distances[q, : len(order)] = near[order], exact[order]
     return indices, distances
 
 

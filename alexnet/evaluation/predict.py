@@ -48,7 +48,7 @@ class Predictor:
         self.notes = loaded.notes
         self._normalise = Normalise(loaded.preprocess, loaded.mean, self.device)
 
-    def _pixels(self, picture: Picture, name: str = "bytes") -> NDArray[np.uint8]:
+    def pixels(self, picture: Picture, name: str = "bytes") -> NDArray[np.uint8]:
         """The stored form, uint8 (S, S, 3), of a picture; `name` is what bytes are called where they are bad."""
         p = self.preprocess
         if isinstance(picture, np.ndarray):
@@ -66,7 +66,7 @@ class Predictor:
 
     def probabilities(self, pictures: Sequence[Picture], *, views: int = 1) -> NDArray[np.float32]:
         """Pictures (N) -> float32 (N, classes). A picture that cannot be decoded is a BadImage that names it."""
-        return self._judge([self._pixels(picture) for picture in pictures], views)
+        return self._judge([self.pixels(picture) for picture in pictures], views)
 
     @torch.inference_mode()
     def _judge(self, stored: Sequence[NDArray[np.uint8]], views: int) -> NDArray[np.float32]:
@@ -104,7 +104,7 @@ class Predictor:
 
         for name, content in pictures:
             try:
-                waiting.append((name, content if isinstance(content, BadImage) else self._pixels(content, name)))
+                waiting.append((name, content if isinstance(content, BadImage) else self.pixels(content, name)))
             except BadImage as reason:
                 waiting.append((name, reason))
             if len(waiting) == batch:

@@ -47,6 +47,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
     Runs that share all but the seed are one: their mean, and from the least to the most of them as a band. UsageError:
     a run without a log, or more than can be told apart.
     """
+    runs = list({run.folder.resolve(): run for run in runs}.values())
     trainings = grouped([_read(run) for run in runs])
     if len(trainings) > MOST:
         raise UsageError(f"{len(trainings)} different trainings: {MOST} at most can be told apart")
@@ -108,8 +109,8 @@ def _read(run: Run) -> Trained:
 
 def _line(axes: Axes, seeds: Sequence[Trained], split: str, what: str, **look: Any) -> None:
     values = together(seeds, split, what)
-    if what.startswith("top"):  # of what is right: the error in per cent, least and most exchanged
-        values[1:] = 100 * (1 - values[[1, 3, 2]])
+    if what.startswith("top"):  # of what is right: the error, in per cent
+        values[1:] = 100 * (1 - values[1:])
     if values.shape[1] > POINTS:
         values = np.stack([part.mean(1) for part in np.array_split(values, POINTS, axis=1)], 1)
     if not values.shape[1]:

@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..weights.run import Run
 
 WIDTH: Final = 9.0  # inches: a page's
-DPI: Final = 150
+MOST_SIDE, MOST_PIXELS = 65_535, 200_000_000  # of a PNG: more is beyond matplotlib, or memory
 # Okabe and Ito's colours, told apart by every eye; the first is one's own, the second what is true.
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"
@@ -67,11 +67,17 @@ def style() -> Iterator[None]:
         yield
 
 
-def write_figure(figure: Figure, path: Path, *, dpi: int = DPI) -> None:
-    """Puts a figure at `path` as PNG or SVG, by its ending; within `style`. UsageError: another, or no such folder."""
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise UsageError(f"{path}: expected a name that ends in .png or .svg")
+def write_figure(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Puts a figure at `path` as PNG, of `dpi` pixels an inch, or SVG; within `style`.
+
+    UsageError: another ending, too many pixels, or no such folder.
+    """
+    kind = ending(path)
+    width, height = (round(inches * dpi) for inches in figure.get_size_inches())
+    if kind == "png" and (max(width, height) > MOST_SIDE or width * height > MOST_PIXELS):
+        raise UsageError(
+            f"{path}: {width:,} x {height:,} pixels are too many; draw less, or lower --dpi, or write .svg"
+        )
     stream = io.BytesIO()
     # what says when, or by which version, would make other bytes of the same figure
     nothing = dict.fromkeys(["Software"] if kind == "png" else ["Date", "Creator"])
@@ -81,6 +87,14 @@ def write_figure(figure: Figure, path: Path, *, dpi: int = DPI) -> None:
         files.write(path, stream.getvalue())
     except OSError as reason:
         raise UsageError(f"{path}: cannot be written ({reason.strerror})") from None
+
+
+def ending(path: Path) -> str:
+    """png or svg, which a file is by the ending of its name. UsageError: neither."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise UsageError(f"{path}: expected a name that ends in .png or .svg")
+    return kind
 
 
 def run_of(where: str) -> Run | None:

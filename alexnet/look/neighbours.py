@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..data.loader import pixels
 from ..data.samples import Samples
-from ..errors import BadImage, UsageError
+from ..errors import BadImage, DataError, UsageError
 from ..evaluation.features import Activations, activations
 from ..evaluation.neighbours import nearest_of
 from ..weights.run import Loaded
@@ -35,10 +35,13 @@ class Near:
 def nearest_pictures(
     loaded: Loaded, queries: Samples, among: Samples, *, layer: str, k: int, device: torch.device
 ) -> tuple[list[Near], list[BadImage]]:
-    """Of each query the k nearest of `among` by Euclidean distance in a layer, but not the very same file; and what of
+    """Of each query the k nearest of `among` by Euclidean distance in a layer, but not the very same file.
 
-    `among` could not be decoded. BadImage: a query that cannot be. UsageError: an unknown layer, k below 1.
+    And the pictures of `among` that could not be decoded. BadImage: a query that cannot be. UsageError: an unknown
+    layer, k below 1. DataError: none of `among` could be decoded.
     """
+    if k < 1:  # one more is searched for
+        raise UsageError(f"-k {k}: must be at least 1")
     asked = np.concatenate([_rows(one, layer) for one in activations(loaded, queries, [layer], device=device)])
     rows, bad = list[NDArray[np.int64]](), list[BadImage]()
 
@@ -51,7 +54,7 @@ def nearest_pictures(
 
     at, distances = nearest_of(asked, blocks(), k=k + 1)  # one more, for the query itself may be among them
     if not rows:
-        raise UsageError(f"{among.root}: none of {len(among)} pictures can be decoded; the first: {bad[0]}")
+        raise DataError(f"none of {len(among)} pictures can be decoded; the first: {bad[0]}")
     row = np.concatenate(rows)[at]
     found = []
     for query in range(len(queries)):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..data.loader import pixels
 from ..data.samples import Samples
-from ..errors import BadImage, UsageError
+from ..errors import BadImage, DataError, UsageError
 from ..evaluation.features import activations, layer_form
 from ..network.cost import cost, seen
 from ..weights.run import Loaded
@@ -50,7 +50,7 @@ def most_exciting(
     """Of each unit (a map, or a unit of a fully connected layer) the BEST pictures, a place in each, strongest first;
 
     and the pictures that could not be decoded. Without `units`, some of those that any picture excites, evenly chosen.
-    UsageError: an unknown layer or unit, or no picture that could be decoded.
+    UsageError: an unknown layer or unit. DataError: no picture could be decoded.
     """
     variant = loaded.model.variant
     name = layer_form(layer, variant)
@@ -74,7 +74,7 @@ def most_exciting(
         order = values.argsort(dim=1, descending=True, stable=True)[:, :BEST]
         values, rows, places = (one.gather(1, order) for one in (values, rows, places))
     if not values.shape[1]:
-        raise UsageError(f"{samples.root}: none of {len(samples)} pictures can be decoded; the first: {bad[0]}")
+        raise DataError(f"none of {len(samples)} pictures can be decoded; the first: {bad[0]}")
     edge = (loaded.preprocess.stored - loaded.preprocess.side) // 2
 
     def excited(unit: int, rank: int) -> Excited:
@@ -121,7 +121,7 @@ def draw_units(found: dict[int, list[Excited]], samples: Samples, loaded: Loaded
     said = f"{layer}: what excites a unit most in {len(samples):,} pictures, cut to the {field}×{field} pixels it sees"
     lines = textwrap.wrap(said, round(13 * width))
     head = 0.16 * len(lines) + 0.1
-    height = down * (sheet + HEAD + GAP) + head + GAP
+    height = down * (sheet + HEAD + GAP) + head
     figure = Figure(figsize=(width, height))
     for at, (unit, best) in enumerate(found.items()):
         x = GAP + at % across * (sheet + GAP)

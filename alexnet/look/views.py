@@ -59,7 +59,7 @@ def views_of(image: NDArray[np.uint8], loaded: Loaded) -> NDArray[np.uint8]:
 def draw_views(image: NDArray[np.uint8], views: NDArray[np.uint8]) -> Figure:
     """A stored form (S, S, 3), and its ten views (10, s, s, 3): where each lies, and each by itself."""
     size, side = len(image), views.shape[1]
-    cell = (WIDTH - HEAD - 9 * GAP) / 7  # the picture is as high as two rows, and stands left of five columns
+    cell = (WIDTH - HEAD - 8 * GAP) / 7  # the picture is as high as two rows, and stands left of five columns
     big = 2 * cell + HEAD
     height = big + HEAD + GAP
     figure = Figure(figsize=(WIDTH, height))
@@ -157,7 +157,7 @@ def in_words(run: Run) -> str:
     words = ["crops of the original" if one.crop == "original" else "random crops" if a.random_crop else "the centre"]
     words += ["mirrored or not"] if a.mirror else []
     light = {"brightness": a.brightness, "contrast": a.contrast, "saturation": a.saturation}
-    words += [f"{name} ±{100 * value:.0f} %" for name, value in light.items() if value]
+    words += [f"{name} ±{100 * value:.0f}\N{NO-BREAK SPACE}%" for name, value in light.items() if value]
     if a.colour_noise:
         words.append(f"colour noise {a.colour_noise:g}·√λ" + (", all divided by 1 + it" if a.colour_rescale else ""))
     return f"the picture as it is stored (framed), and as the network sees it in training: {', '.join(words)}"

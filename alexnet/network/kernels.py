@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet.errors import UsageError
+from alexnet import stop
+from alexnet.errors import Stopped, UsageError
 from alexnet.network.capture import WARM, captured
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import lrn, within_map
@@ -78,6 +79,11 @@ class Kernels:
         """What environment.json holds."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """For a person; of what is for a GPU only, where it is used."""
+        said = self.to_json().items()
+        return ", ".join(f"{name} {one}" for name, one in said if name not in LATER or one != getattr(PLAIN, name))
+
 
 PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped", maps="torch", step="launches")
 
@@ -97,12 +103,22 @@ def _here(choice: str, device: torch.device) -> list[str]:
 
 
 def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
-    """The rows that are computed with the `index`-th, a convolution: a ReLU behind it, on a GPU an LRN behind that."""
+    """The rows that are computed with the `index`-th, a convolution: a ReLU behind it, and what is behind that where
+    the two are quicker at once.
+
+    That is an LRN by a compiled kernel; or, in torch's maps, a pool: it comes before the ReLU, which then has a quarter
+    of the values, and everything that comes out, forward and backward, is the same.
+    """
     rows = variant.layers[index + 1 : index + 3]
     if not rows or not isinstance(rows[0], ReLU):
         return ()
-    norm = rows[1] if len(rows) == 2 and kernels.lrn == kernels.maps == "triton" else None
-    return rows if isinstance(norm, LRN) and parts(variant, index, kernels) in (1, norm.towers) else rows[:1]
+    match rows[1:]:
+        case (LRN(towers=towers),) if kernels.lrn == "numba" or kernels.lrn == kernels.maps == "triton":
+            return rows if parts(variant, index, kernels) in (1, towers) else rows[:1]
+        case (MaxPool(),) if kernels.maps == "torch":
+            return rows
+        case _:
+            return rows[:1]
 
 
 def parts(variant: Variant, index: int, kernels: Kernels) -> int:
@@ -138,23 +154,29 @@ def convolved(
         xs, stride, before = [blocks], 1, 0
     elif before != after:
         xs, before = [F.pad(x, (before, after) * 2) for x in xs], 0
-    norm = behind[1] if len(behind) == 2 else None
-    pieces = parts if norm is None or len(xs) > 1 else 1  # of one map, the normalization makes the parts
+    then = behind[1] if len(behind) == 2 else None
+    # of one map, a GPU's normalization makes the parts
+    pieces = 1 if isinstance(then, LRN) and kernels.lrn == "triton" and len(xs) == 1 else parts
     layers = zip(list(xs) * (pieces // len(xs)), _parted(weight, pieces), _parted(bias, pieces), strict=True)
     if not behind:
         return [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
     if kernels.maps == "torch":
-        return [F.relu(F.conv2d(x, w, b, stride, before, 1, groups), inplace=True) for x, w, b in layers]
+        ys = [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
+        if isinstance(then, LRN):
+            alone = replace(then, towers=then.towers // parts)
+            return [normalised(alone, y, kernels, relu=True) for y in ys]
+        ys = [pooled(then, y, kernels) for y in ys] if isinstance(then, MaxPool) else ys
+        return [F.relu(y, inplace=True) for y in ys]
     bare = [(F.conv2d(x, w, None, stride, before, 1, groups), b) for x, w, b in layers]
-    if norm is None:
+    if then is None:
         from .maps_gpu import bias_relu
 
         return [bias_relu(y, b) for y, b in bare]
     from .lrn_gpu import bias_relu_lrn
 
-    assert isinstance(norm, LRN)
-    a = norm.alpha / norm.size if norm.divide else norm.alpha
-    form = norm.size, norm.k, a, norm.beta, norm.towers // pieces, parts // pieces
+    assert isinstance(then, LRN)
+    a = then.alpha / then.size if then.divide else then.alpha
+    form = then.size, then.k, a, then.beta, then.towers // pieces, parts // pieces
     return [z for y, b in bare for z in bias_relu_lrn(y, b, *form)]
 
 
@@ -197,7 +219,8 @@ def fastest(
 ) -> tuple[Kernels, dict[str, dict[str, float]]]:
     """The faster of each choice here, and what was measured: seconds a batch, the median, by choice and alternative.
 
-    A choice that the variant does not have, or of which this machine has one alternative, is `PLAIN`'s.
+    A choice that the variant does not have, or of which this machine has one alternative, is `PLAIN`'s. Stopped: a
+    signal has asked for the end.
     """
     images = max(1, min(batch, MOST_IMAGES.get(device.type, batch)))  # accumulated parts may be empty
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -219,6 +242,8 @@ def fastest(
         seconds: dict[str, list[float]] = {one: [] for one in alternatives}
         for repeat in range(REPEATS + 1):
             for one, layers in runs.items():
+                if stop.requested():
+                    raise Stopped("stopped while kernels were measured, before the first step; run it again to begin")
                 passed = sum(_seconds(layer, device) for layer in layers)
                 if repeat:  # the first compiles, and fills caches
                     seconds[one].append(passed)
@@ -299,14 +324,14 @@ def _normalisation(
     return lambda: torch.autograd.grad(normalised(row, x, kernels), x, g)
 
 
-def normalised(row: LRN | WithinMapLRN, x: Tensor, kernels: Kernels) -> Tensor:
-    """The normalization of a row: (B, C, H, W) -> the same."""
+def normalised(row: LRN | WithinMapLRN, x: Tensor, kernels: Kernels, *, relu: bool = False) -> Tensor:
+    """The normalization of a row, with `relu`, of an LRN, of max(x, 0): (B, C, H, W) -> the same."""
     if isinstance(row, WithinMapLRN):
         kernel = "torch" if kernels.lrn == "triton" else kernels.lrn  # there is none for windows of pixels
         return within_map(x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, kernel=kernel)
     return lrn(
         x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, divide=row.divide, towers=row.towers,
-        kernel=kernels.lrn,
+        kernel=kernels.lrn, relu=relu,
     )  # fmt: skip
 
 

@@ -29,18 +29,21 @@ KERNELS = ("auto", "torch", "numba", "triton")
 
 
 def lrn(
-    x: Tensor, *, size: int, k: float, alpha: float, beta: float, divide: bool, towers: int, kernel: str = "auto"
-) -> Tensor:
+    x: Tensor, *, size: int, k: float, alpha: float, beta: float, divide: bool, towers: int, kernel: str = "auto",
+    relu: bool = False,
+) -> Tensor:  # fmt: skip
     """x · (k + a·Σx²)^-beta, the sum over `size` channels around each one. (B, C, H, W) -> the same, channels-last.
 
     a is alpha, or alpha / size with `divide`. The C channels are `towers` equal runs, and no window leaves its own:
-    channels outside count as zeros. ValueError for an even `size`, k <= 0, channels that do not part evenly, or a
-    `kernel` that cannot take x.
+    channels outside count as zeros. With `relu` x is max(x, 0), which numba's kernel does in the same pass. ValueError
+    for an even `size`, k <= 0, channels that do not part evenly, or a `kernel` that cannot take x.
     """
     _check(x, size, k)
     if towers < 1 or x.shape[1] % towers:
         raise ValueError(f"{x.shape[1]} channels do not part into {towers} towers")
-    return _lrn(x, size, k, alpha / size if divide else alpha, beta, towers, kernel)
+    if relu and chosen(kernel, x) != "numba":
+        x, relu = x.relu(), False
+    return _lrn(x, size, k, alpha / size if divide else alpha, beta, towers, kernel, relu)
 
 
 def within_map(x: Tensor, *, size: int, k: float, alpha: float, beta: float, kernel: str = "auto") -> Tensor:
@@ -49,7 +52,7 @@ def within_map(x: Tensor, *, size: int, k: float, alpha: float, beta: float, ker
     Pixels outside count as zeros. ValueError for an even `size`, k <= 0 or a `kernel` that cannot take x.
     """
     _check(x, size, k)
-    return _lrn(x, size, k, alpha / size**2, beta, WITHIN, kernel)
+    return _lrn(x, size, k, alpha / size**2, beta, WITHIN, kernel, False)
 
 
 def chosen(kernel: str, x: Tensor, *, within: bool = False) -> str:
@@ -81,11 +84,12 @@ def _compiled(kernel: str) -> Any:
 
 
 @torch.library.custom_op("alexnet::lrn", mutates_args=())
-def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str, relu: bool) -> Tensor:
     values, kernel = _values(x), chosen(kernel, x, within=towers == WITHIN)
     if kernel in COMPILED:
         y = torch.empty_like(values)
-        _compiled(kernel).forward(values, y, size=size, k=k, a=a, beta=beta, towers=towers)
+        more = {"relu": True} if relu else {}  # numba's alone has it
+        _compiled(kernel).forward(values, y, size=size, k=k, a=a, beta=beta, towers=towers, **more)
     else:
         window = _Window.of(values, size, k, a, beta, towers)
         y = _forward(values.reshape(-1, *window.inner), window).view(values.shape)
@@ -93,11 +97,14 @@ def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, ker
 
 
 @torch.library.custom_op("alexnet::lrn_backward", mutates_args=())
-def _lrn_backward(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+def _lrn_backward(
+    x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str, relu: bool
+) -> Tensor:
     values, slopes, kernel = _values(x), _values(g), chosen(kernel, x, within=towers == WITHIN)
     if kernel in COMPILED:
         dx = torch.empty_like(values)
-        _compiled(kernel).backward(values, slopes, dx, size=size, k=k, a=a, beta=beta, towers=towers)
+        more = {"relu": True} if relu else {}
+        _compiled(kernel).backward(values, slopes, dx, size=size, k=k, a=a, beta=beta, towers=towers, **more)
     else:
         window = _Window.of(values, size, k, a, beta, towers)
         items = (-1, *window.inner)
@@ -106,12 +113,12 @@ def _lrn_backward(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: flo
 
 
 @_lrn.register_fake
-def _(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+def _(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str, relu: bool) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
 @_lrn_backward.register_fake
-def _(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str) -> Tensor:
+def _(x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str, relu: bool) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
@@ -121,8 +128,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.rest = inputs[1:]
 
 
-def _slope(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
-    return _lrn_backward(ctx.saved_tensors[0], g, *ctx.rest), None, None, None, None, None, None
+def _slope(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None, None, None]:
+    return _lrn_backward(ctx.saved_tensors[0], g, *ctx.rest), None, None, None, None, None, None, None
 
 
 _lrn.register_autograd(_slope, setup_context=_keep)

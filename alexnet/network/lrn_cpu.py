@@ -3,7 +3,7 @@
 A kernel reads each value once and writes each result once: squares, windowed sums and powers of a run of values stay in
 buffers that the first-level cache holds, in loops that the compiler turns into vector instructions. Windows, powers and
 the width of values are constants of a kernel, so there is one for each of those; it is compiled at first use and kept
-on disk. Threads are a pool of our own (`ranks.share`).
+on disk (`ranks.compiler`). Threads are a pool of our own (`ranks.share`).
 
 Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
 """
@@ -17,13 +17,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..ranks import share
+from ..ranks import compiler, share
 
 BLOCK_VALUES = 512  # about as many of each buffer at a time; twice as many are slower where memory is the limit
 ONE = np.float32(1)
 Kernel = Callable[..., None]
 # "arcp": 1 / sqrt becomes the processor's estimate and a step of Newton's, within some units of the last place
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp"})
 inlined = njit(inline="always", error_model="numpy")
 
 
@@ -53,14 +53,14 @@ def _cube_of_root(r: Any) -> Any:
 
 
 @cache
-def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
-    """(forward, backward) on values (rows, run), the window within a row.
+def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Kernel]:
+    """(forward, backward) on values (rows, run), the window within a row; with `relu` of max(value, 0).
 
     A buffer holds some rows, with `half` zeros before, between and behind them. All of its rows are written before the
     first is summed, lest loads that straddle two stores wait for them (docs/log.md has the figures).
     """
     half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
-    two, power = np.float32(2), np.float32(beta)
+    zero, two, power = np.float32(0), np.float32(2), np.float32(beta)
 
     @compiled
     def forward(x: Any, y: Any, k: Any, a: Any) -> None:
@@ -73,6 +73,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                 given, put = x[p], squares[(p - start) * step + half :]
                 for c in range(run):
                     value = _wide(given[c]) if bf16 else given[c]
+                    if relu:
+                        value = zero if value <= zero else value  # NaN stays NaN
                     put[c] = value * value
             for p in range(start, stop):
                 given, out, near = x[p], y[p], squares[(p - start) * step :]
@@ -82,6 +84,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         s += near[c + j]
                     v = k + a * s
                     value = _wide(given[c]) if bf16 else given[c]
+                    if relu:
+                        value = zero if value <= zero else value
                     if quarters:
                         r = _rsqrt(v)
                         value *= _cube_of_root(r) if quarters == 3 else r
@@ -102,6 +106,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                 given, put = x[p], squares[(p - start) * step + half :]
                 for c in range(run):
                     value = _wide(given[c]) if bf16 else given[c]
+                    if relu:
+                        value = zero if value <= zero else value  # NaN stays NaN
                     put[c] = value * value
             for p in range(start, stop):
                 given, slope, near = x[p], g[p], squares[(p - start) * step :]
@@ -112,6 +118,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         s += near[c + j]
                     v = k + a * s
                     value = _wide(given[c]) if bf16 else given[c]
+                    if relu:
+                        value = zero if value <= zero else value
                     d = _wide(slope[c]) if bf16 else slope[c]
                     if quarters:
                         r = _rsqrt(v)
@@ -130,6 +138,8 @@ def _across(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
                         s += near[c + j]
                     value = _wide(given[c]) if bf16 else given[c]
                     d = kept[c] - m * value * s
+                    if relu:
+                        d = zero if value <= zero else d
                     out[c] = _narrow(d) if bf16 else d
 
     return forward, backward
@@ -251,20 +261,29 @@ def as_array(x: Tensor) -> np.ndarray:
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
-def forward(x: Tensor, y: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:
-    """Values (B, H, W, C), contiguous -> y, the same; `towers` 0: the window is over pixels of a map."""
-    _call(0, [x, y], size=size, k=k, a=a, beta=beta, towers=towers)
+def forward(
+    x: Tensor, y: Tensor, *, size: int, k: float, a: float, beta: float, towers: int, relu: bool = False
+) -> None:
+    """Values (B, H, W, C), contiguous -> y, the same; `towers` 0: the window is over pixels of a map.
+
+    With `relu`, and a window over channels, of max(x, 0).
+    """
+    _call(0, [x, y], size=size, k=k, a=a, beta=beta, towers=towers, relu=relu)
 
 
-def backward(x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float, beta: float, towers: int) -> None:
+def backward(
+    x: Tensor, g: Tensor, dx: Tensor, *, size: int, k: float, a: float, beta: float, towers: int, relu: bool = False
+) -> None:
     """Values and slopes (B, H, W, C), contiguous -> dx, the same."""
-    _call(1, [x, g, dx], size=size, k=k, a=a, beta=beta, towers=towers)
+    _call(1, [x, g, dx], size=size, k=k, a=a, beta=beta, towers=towers, relu=relu)
 
 
-def _call(which: int, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int) -> None:
+def _call(
+    which: int, tensors: list[Tensor], *, size: int, k: float, a: float, beta: float, towers: int, relu: bool
+) -> None:
     bf16 = tensors[0].dtype == torch.bfloat16
     if towers:
         arrays = [as_array(t).reshape(-1, t.shape[-1] // towers) for t in tensors]  # no window leaves its tower
-        share(_across(size, beta, bf16)[which], arrays, np.float32(k), np.float32(a))
+        share(_across(size, beta, bf16, relu)[which], arrays, np.float32(k), np.float32(a))
     else:
         share(_within(size, beta, bf16)[which], [as_array(t) for t in tensors], np.float32(k), np.float32(a))

@@ -19,10 +19,11 @@ Step = Callable[[Tensor], Tensor]
 
 
 @torch.inference_mode()
-def packed(model: AlexNet, dtype: torch.dtype) -> Step:
+def packed(model: AlexNet, dtype: torch.dtype, *, batch: int) -> Step:
     """(B, 3, side, side) of `dtype`, channels-last -> logits (B, classes): `model`, in eval mode, but for rounding.
 
-    Convolutions and fully connected layers have copies of its weights in `dtype`; what has neither is the model's own.
+    Convolutions and fully connected layers have copies of its weights in `dtype`, laid out for batches of `batch`: of
+    another size they give the same, perhaps more slowly. What has neither is the model's own.
     """
     rows = model.variant.layers
     steps: list[Step] = []
@@ -32,9 +33,9 @@ def packed(model: AlexNet, dtype: torch.dtype) -> Step:
         then = "relu" if index + 1 < len(rows) and isinstance(rows[index + 1], ReLU) else "none"
         match row:
             case Conv():
-                steps.append(_convolution(row, model, dtype, shape, then))
+                steps.append(_convolution(row, model, dtype, (batch, *shape), then))
             case Linear():
-                steps.append(_linear(row, model, dtype, then))
+                steps.append(_linear(row, model, dtype, batch, then))
             case _ if not joined:
                 steps.append(partial(_own, model, row, index))
             case _:
@@ -54,13 +55,13 @@ def _own(model: AlexNet, row: Row, index: int, x: Tensor) -> Tensor:
     return model.layer(row, x, None, index, inplace=False)
 
 
-def _convolution(row: Conv, model: AlexNet, dtype: torch.dtype, shape: Shape, then: str) -> Step:
+def _convolution(row: Conv, model: AlexNet, dtype: torch.dtype, given: tuple[int, int, int, int], then: str) -> Step:
     layer = model.get_submodule(row.name)
     weight, bias = (layer.get_parameter(part).detach().to(dtype) for part in ("weight", "bias"))
     before, after = row.pad.before, row.pad.after
     own = [before] * 2 if before == after else [0, 0]
-    channels, *sides = shape
-    size = [1, channels, *(side if before == after else side + before + after for side in sides)]
+    images, channels, *sides = given
+    size = [images, channels, *(side if before == after else side + before + after for side in sides)]
     strides, ones = [row.stride] * 2, [1, 1]
     weight = torch.ops.mkldnn._reorder_convolution_weight(weight, own, strides, ones, row.groups, size)
 
@@ -72,8 +73,8 @@ def _convolution(row: Conv, model: AlexNet, dtype: torch.dtype, shape: Shape, th
     return run
 
 
-def _linear(row: Linear, model: AlexNet, dtype: torch.dtype, then: str) -> Step:
+def _linear(row: Linear, model: AlexNet, dtype: torch.dtype, batch: int, then: str) -> Step:
     layer = model.get_submodule(row.name)
     weight, bias = (layer.get_parameter(part).detach().to(dtype) for part in ("weight", "bias"))
-    weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+    weight = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x.flatten(1), weight, bias, then, [], "")

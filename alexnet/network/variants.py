@@ -596,28 +596,64 @@ FEATURES = ("conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "conv3", "relu
             "pool5")
 CLASSIFIER = ("drop6", "fc6", "relu6", "drop7", "fc7", "relu7", "fc8")
 
-# The 2012 program's names, a tower's letter for *. Its third pooling is the field's pool5.
-PROGRAM = {
+# The 2012 program's names in its net 145, a tower's letter for *. Its third pooling is the field's pool5.
+NET145 = {
     "conv1*": "conv1", "rnorm1*": "norm1", "pool1*": "pool1", "pool1*_neuron": "relu1",
     "conv2*": "conv2", "conv2*_neuron": "relu2", "rnorm2*": "norm2", "cnorm2*": "wmnorm2", "pool2*": "pool2",
     "conv3*": "conv3", "conv3*_neuron": "relu3", "conv4*": "conv4", "conv4*_neuron": "relu4",
     "conv5*": "conv5", "pool3*": "pool5", "pool3*_neuron": "relu5",
     "fc2048*": "fc6", "fc2048*_neuron": "relu6", "hs1*": "drop6",
-    "fc2048b*": "fc7", "fc2048b*_neuron": "relu7", "hs2*": "drop7",
+    "fc2048b*": "fc7", "fc2048b*_neuron": "relu7", "hs2*": "drop7", "fc1000": "fc8",
 }
-# The one-tower nets' names where they differ: net 145-half's, then cuda-convnet2's.
-ONE_TOWER = {
-    "fc4096a": "fc6", "fc4096a_neuron": "relu6", "fc4096ba": "fc7", "fc4096ba_neuron": "relu7",
-    "fc4096b": "fc7", "fc4096b_neuron": "relu7", "fc1000": "fc8",
+# Its 145-half has one tower, `a`, that is twice as wide at the end; cuda-convnet2's net has one without a letter.
+NET145_HALF = {name.replace("fc2048", "fc4096").replace("*", "a"): ours for name, ours in NET145.items()}
+CONVNET2 = {
+    **{name.replace("*", ""): ours for name, ours in NET145.items() if not name.startswith(("fc2048", "hs", "cnorm"))},
+    "fc4096a": "fc6", "fc4096a_neuron": "relu6", "dropout1": "drop6",
+    "fc4096b": "fc7", "fc4096b_neuron": "relu7", "dropout2": "drop7",
+}
+# The article's scopes, where they are called otherwise.
+SCOPES = {"fc1": "fc6", "fc2": "fc7", "fc3": "fc8"}
+# AlexNet_cvgj's layers that Caffe's others have not: two of Caffe's may be one of ours.
+CVGJ_LAYERS = {
+    "data/bn": "bn0", "data/scale": "bn0", **{f"conv{n}/bn": f"bn{n}" for n in range(1, 6)},
+    "fc6/bn": "bn6", "fc7/bn": "bn7",
 }
 # fmt: on
 
-ALIASES: dict[str, str] = {
+TORCHVISIONS = {
     **{f"features.{n}": name for n, name in enumerate(FEATURES)},
     **{f"classifier.{n}": name for n, name in enumerate(CLASSIFIER)},
-    **{name.replace("*", tower): ours for name, ours in PROGRAM.items() for tower in "ab"},
-    **ONE_TOWER,
 }
+ALIASES: dict[str, str] = {
+    **TORCHVISIONS,
+    **{name.replace("*", tower): ours for name, ours in NET145.items() for tower in "ab"},
+    **NET145_HALF,
+    **CONVNET2,
+    **SCOPES,
+    **CVGJ_LAYERS,
+}
+
+
+WORLDS = ("torchvision", "caffe", "tensorflow", "convnet")
+
+
+def names(variant: Variant) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What each layer of a variant is called elsewhere: our name -> the world -> its names there, none or several."""
+    kept = {row.name for row in CAFFE.layers}
+    grouped = any(isinstance(row, Conv) and row.groups > 1 for row in variant.layers)
+    towers = {name.replace("*", tower): ours for name, ours in NET145.items() for tower in "ab"}
+    net = towers if grouped else NET145_HALF if variant.name == HALF.name else CONVNET2
+    scoped = {name for name in kept if name.startswith("conv")}
+    caffe, tensorflow = {name: name for name in kept}, {name: name for name in scoped}
+    tables = (TORCHVISIONS, {**caffe, **CVGJ_LAYERS}, {**tensorflow, **SCOPES}, net)
+    return {
+        row.name: {
+            world: tuple(theirs for theirs, ours in table.items() if ours == row.name)
+            for world, table in zip(WORLDS, tables, strict=True)
+        }
+        for row in variant.layers
+    }
 
 
 def variant(name: str) -> Variant:
@@ -629,7 +665,7 @@ def variant(name: str) -> Variant:
 
 
 def layer_name(name: str, variant: Variant) -> str:
-    """The variant's own name of a layer, from that, torchvision's (`features.0`) or the 2012 program's (`conv1a`).
+    """The variant's own name of a layer, from that, torchvision's (`features.0`), the 2012 program's (`conv1a`), …
 
     UsageError, with the known names, if the variant has no such layer.
     """

@@ -179,7 +179,7 @@ class Board:
         # TensorBoard reads a run's files in the order of their names
         self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = self.path.open("wb", buffering=0)
-        self.records = RecordWriter(self.file)
+        self.record_writer = RecordWriter
         self.add(file_version="brain.Event:2")
         if step:  # what an ended process wrote behind it is not shown
             from tensorboard.compat.proto.event_pb2 import SessionLog  # pyrefly: ignore[missing-module-attribute]
@@ -187,10 +187,14 @@ class Board:
             self.add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, **fields: Any) -> None:
-        """One event."""
+        """One event, whole; OSError where there is no room for it."""
         from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
 
-        self.records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        record, end = io.BytesIO(), self.file.tell()
+        self.record_writer(record).write(Event(wall_time=time.time(), **fields).SerializeToString())
+        if self.file.write(record.getvalue()) != record.tell():
+            self.file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Values by their tags."""

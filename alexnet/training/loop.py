@@ -39,6 +39,7 @@ LOOK_AT = 16  # images whose activations are looked at
 WAITS = 0.1  # a smaller share of the time spent waiting for data is not worth a word
 NOT_FINITE = "not_finite.json"
 SAVES_FAILED = 3  # in a row end a run
+BAD_IN_A_ROW = 32  # pictures without a good one between them are no stray ones: a disk is gone, or a folder
 ROLLBACKS = 3  # of a run; each halves the rate
 NAMED = 3  # pictures of a batch that a line names
 STUCK_AFTER = 400  # steps after which a loss still at chance is reported; a shorter run's end
@@ -293,6 +294,7 @@ def run(job: Job) -> Iterator[Record]:
     resumed_seconds, begin = state.seconds, time.monotonic()
     line, epoch = Spent(), Spent()
     saved_at = first = state.step
+    bad_in_a_row = 0
 
     def clock() -> None:
         state.seconds = resumed_seconds + time.monotonic() - begin
@@ -318,6 +320,13 @@ def run(job: Job) -> Iterator[Record]:
             got = time.monotonic()
             for row, reason in batch.bad:
                 yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
+            bad_in_a_row = 0 if len(batch.rows) else bad_in_a_row + len(batch.bad)
+            if bad_in_a_row >= BAD_IN_A_ROW:
+                yield from save_before_end(job, since=saved_at)
+                raise DataError(
+                    f"{batch.bad[-1][1]}; so it is with the {bad_in_a_row - 1} pictures before it, which are no stray "
+                    "ones to leave out: look at their disk, or at `alexnet data check`"
+                )
             number = state.step
             lr = rate(job.recipe, number, steps=job.steps, epoch_steps=job.epoch_steps, drops=state.drops)
             lr *= 0.5**state.rollbacks
@@ -484,7 +493,8 @@ def save(job: Job, *, best: bool = False) -> Iterator[Record]:
             raise not_finite(job, f"{name} is not finite", step=state.step, lr=state.lr)
     yield from settled(job)
     if run.metrics.exists():
-        files.sync(run.metrics)
+        # some disks say only here that they had no room
+        yield from kept_beside(job, run.metrics, partial(files.sync, run.metrics))
         state.metrics_bytes = run.metrics.stat().st_size
     job.store.save(Checkpoint(weights, moments, asdict(state)), best=best)
 

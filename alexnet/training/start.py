@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from .. import files, stop
+from ..data.augment import FEW as FEW_CROPS
 from ..data.cache import cache_folder
 from ..data.classes import Classes
-from ..data.loader import BadImages, batches
+from ..data.loader import BadImages, Batch, batches
 from ..data.preprocess import MEAN_FILE, Preprocess, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
@@ -42,7 +43,7 @@ from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name,
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
-from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named
+from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named, stands_in
 from . import loop
 from .again import Difference, allow, differences, environment, exact_checkpoint, keep_changes
 from .journal import BAD_IMAGES, TENSORBOARD, Journal
@@ -280,7 +281,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         preprocess, mean = run.preprocess()
     else:
         preprocess = given.preprocess if given else preprocess_of(model.variant)
-        mean = given.mean if given and given.data else None  # an untrained variant's is measured
+        # one that nobody knows, as an untrained variant's, is measured
+        mean = given.mean if given and given.mean is not None and not stands_in(given.mean) else None
         if chosen.scale is not None:
             preprocess = replace(preprocess, scale=chosen.scale, std=(1.0, 1.0, 1.0))
     if data.train.shaping is not None and chosen.crop == "original":
@@ -411,6 +413,21 @@ def choose_kernels(job: Job, asked: str, console: Console) -> None:
         job.model.kernels = replace(kernels, step="launches") if job.accumulate > 1 else kernels
     else:
         job.model.kernels = PLAIN
+
+
+def warm(job: Job) -> None:
+    """Has what the steps use compiled, or read from where it is kept, so that no step waits for it: by black pictures,
+    as many as the compiled augmentation begins with, of which one goes through the network and back.
+    """
+    count, side = FEW_CROPS + 1 if job.recipe.batch_size > FEW_CROPS else 1, loop.preparer(job)[1]
+    n, labels = np.arange(count), torch.zeros(count, dtype=torch.int64)
+    black = Batch(torch.zeros(count, side, side, 3, dtype=torch.uint8), labels, n, n, 0, [], 0.0, 0.0)
+    normalise = loop.Normalise(job.preprocess, job.mean, job.device)
+    images = loop.views_of(job, black, normalise, loop.augment_of(job.recipe))
+    job.model.eval()  # averages of batches stay as they are
+    with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+        job.model(images[:1]).float().sum().backward()
+    job.model.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True)
@@ -561,11 +578,18 @@ def train(asked: Asked, console: Console, *, dry: bool = False) -> dict[str, Any
     except (MemoryError, RuntimeError) as reason:
         if not out_of_memory(reason):
             raise
-        size, parts = resolve(asked)[0].batch_size, asked.accumulate
-        raise AlexNetError(
-            f"out of memory with batches of {size}: --batch-size {max(1, size // 2)} takes less, and so does "
-            f"--accumulate {2 * parts}, which computes the same; what was saved stands"
-        ) from None
+        raise AlexNetError(_out_of_memory(resolve(asked)[0].batch_size, asked.accumulate)) from None
+
+
+def _out_of_memory(size: int, parts: int) -> str:
+    """What takes less than batches of `size` pictures that go through in so many parts, in words."""
+    said = f"out of memory with batches of {size}: "
+    if size == 1:
+        return f"{said}a smaller --variant takes less; what was saved stands"
+    said += f"--batch-size {size // 2} takes less"
+    if 2 * parts <= size:
+        said += f", and so does --accumulate {2 * parts}, which computes the same"
+    return f"{said}; what was saved stands"
 
 
 def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -574,9 +598,12 @@ def _train(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
     except OSError as reason:  # no room, before the first step
         where = os.fsdecode(reason.filename) if reason.filename else run.folder
         raise UsageError(f"{where}: cannot be read or written ({reason.strerror})") from None
+    if finished:
+        return document(job, "done")
+    warm(job)
     if asked.max_time is not None:
         job.deadline = time.monotonic() + asked.max_time * LAST_RESORT
-    return document(job, "done" if finished else _consumed(asked, job, console))
+    return document(job, _consumed(asked, job, console))
 
 
 def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Console) -> bool:
@@ -620,7 +647,7 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
         console.print(
             f"{run.folder}: recipe {job.recipe.name}, variant {job.recipe.variant}, {job.steps} steps of "
             f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
-            f"{job.device.type}, {torch.get_num_threads()} threads",
+            f"{job.device.type}, {torch.get_num_threads()} threads, kernels: {job.model.kernels}",
         )
     return finished
 

@@ -5,7 +5,7 @@ bounds; what Google's library gets of such a file is the few bytes that describe
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -63,7 +63,10 @@ PARAMETERS = {
 }  # fmt: skip
 MESSAGES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "BlobShape": (("dim", 1, "int64", MANY),),
-    "BlobProto": (("data", 5, "bytes"), ("shape", 7, "BlobShape")),
+    "BlobProto": (
+        ("num", 1, "int32"), ("channels", 2, "int32"), ("height", 3, "int32"), ("width", 4, "int32"),
+        ("data", 5, "bytes"), ("shape", 7, "BlobShape"),
+    ),
     "ConvolutionParameter": (
         ("num_output", 1, "uint32"), ("pad", 3, "uint32", MANY), ("kernel_size", 4, "uint32", MANY),
         ("group", 5, "uint32", "1"), ("stride", 6, "uint32", MANY), ("pad_h", 9, "uint32"), ("pad_w", 10, "uint32"),
@@ -207,17 +210,21 @@ def check_prototxt(path: Path, variant: Variant) -> None:
         raise WeightsError(f"{where}: not the net {variant.name}: {_list(wrong)}")
 
 
-def write_caffe(model: AlexNet, path: Path, *, colour: Colour) -> Path:
+def write_caffe(
+    model: AlexNet, path: Path, *, colour: Colour, softmax: bool = False, said: Mapping[str, str] | None = None
+) -> Path:
     """Writes the network as a .caffemodel, and beside it the net in words, whose path is returned.
 
-    The net takes `data` (1, 3, side, side), ends in the logits, and each activation has its layer's name. `colour`:
-    the order of the model's channels; the file's is BGR, as everywhere in Caffe. UsageError: a layer that Caffe has
+    The net takes `data` (1, 3, side, side), ends in the logits or, with `softmax`, in `prob`, and each activation has
+    its layer's name. `colour`: the order of the model's channels; the file's is BGR, as everywhere in Caffe. `said`:
+    texts by name, of one line each, that stand as comments before the net in words. UsageError: a layer that Caffe has
     not, by name, or a `path` that is no .caffemodel.
     """
     if path.suffix != ".caffemodel":
         raise UsageError(f"{path}: expected a name that ends in .caffemodel")
-    state, net = model.state_dict(), _deployed(model.variant, model.classes)
-    words = prototxt(model.variant, model.classes)
+    state, net = model.state_dict(), _deployed(model.variant, model.classes, softmax=softmax)
+    comments = "".join(f"# {name}: {text}\n" for name, text in (said or {}).items())
+    words = comments + prototxt(model.variant, model.classes, softmax=softmax)
     if colour == "RGB":
         state = other_colour(state)
     for ours, layer in _placed(_Layer(said) for said in net.layer):
@@ -231,14 +238,22 @@ def write_caffe(model: AlexNet, path: Path, *, colour: Colour) -> Path:
     return deploy
 
 
-def prototxt(variant: Variant, classes: int) -> str:
-    """The net in words, from `data` to the logits. UsageError: a layer that Caffe has not, by name."""
+def write_mean(mean: NDArray[np.float32], path: Path) -> None:
+    """Writes a mean image, float32 (S, S, 3) BGR in 0..255, as a .binaryproto."""
+    side = len(mean)
+    blob = _messages()["BlobProto"](num=1, channels=3, height=side, width=side)
+    blob.data = np.ascontiguousarray(mean.transpose(2, 0, 1), "<f4").tobytes()
+    files.write(path, blob.SerializeToString())
+
+
+def prototxt(variant: Variant, classes: int, *, softmax: bool = False) -> str:
+    """The net in words, from `data` to the logits or `prob`. UsageError: a layer that Caffe has not, by name."""
     from google.protobuf import text_format
 
-    return text_format.MessageToString(_deployed(variant, classes))
+    return text_format.MessageToString(_deployed(variant, classes, softmax=softmax))
 
 
-def _deployed(variant: Variant, classes: int) -> Any:
+def _deployed(variant: Variant, classes: int, *, softmax: bool = False) -> Any:
     net = _messages()["NetParameter"](name=variant.name)
     data = net.layer.add(name="data", type="Input", top=["data"])
     data.input_param.shape.add(dim=[1, 3, variant.side, variant.side])
@@ -247,6 +262,8 @@ def _deployed(variant: Variant, classes: int) -> Any:
         if layer.type == "Pooling":
             # that it rounds up goes without saying, and OpenCV does not know the word
             layer.pooling_param.ClearField("round_mode")
+    if softmax:
+        net.layer.add(name="prob", type="Softmax", bottom=[net.layer[-1].name], top=["prob"])
     return net
 
 

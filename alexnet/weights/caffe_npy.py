@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.samples import shown
-from ..errors import WeightsError
+from ..errors import Misfit, WeightsError
 from ..network.cost import Shape, out_shape
 from ..network.variants import CAFFE, Conv, Linear, Variant
 from .foreign import Foreign
@@ -48,9 +48,8 @@ def read_caffe_npy(path: Path, *, variant: Variant = CAFFE) -> Foreign:
             H, W = row.kernel, row.kernel
             expected = (H, W, C // row.groups, out[0])
         if weights.shape != expected or biases.shape != out[:1]:
-            raise WeightsError(
-                f"{where}: {row.name} is {weights.shape} and {biases.shape}, expected {expected} and {out[:1]}"
-            )
+            there, here = f"{weights.shape} and {biases.shape}", f"{expected} and {out[:1]}"
+            raise WeightsError(f"{where}: {row.name} is {there}, expected {here}", [Misfit(row.name, here, there)])
         # (H, W, c, out) -> (out, c, H, W); a layer behind another's outputs has H = W = 1
         weight = weights.reshape(H, W, -1, out[0]).transpose(3, 2, 0, 1)
         tensors[f"{row.name}.weight"] = torch.from_numpy(

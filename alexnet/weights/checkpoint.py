@@ -85,7 +85,10 @@ def pointer(folder: Path, which: str) -> Path | None:
     path = folder / which
     if not path.exists():
         return None
-    said = path.read_text("utf-8", "replace").strip()
+    if not path.is_file():  # a pipe would be waited for
+        raise WeightsError(f"{path}: not a regular file")
+    with path.open("rb") as stream:
+        said = stream.read(64).decode("utf-8", "replace").strip()  # a name has 22
     if not NAME.fullmatch(said):
         raise WeightsError(f"{path}: {said[:40]!r} is not the name of a checkpoint")
     return folder / "checkpoints" / said

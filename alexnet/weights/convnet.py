@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.samples import shown
-from ..errors import WeightsError
+from ..errors import Misfit, WeightsError
 from ..network.cost import Shape, out_shape
 from ..network.variants import (
     ALIASES,
@@ -182,6 +182,12 @@ def _said(value: Any) -> float | str | None:
     return None
 
 
+def _called(name: str) -> str:
+    """A layer's name there and, where it is another, ours: `conv1a (conv1)`."""
+    ours = ALIASES.get(name, name)
+    return f"{shown(name[:40])}{f' ({ours})' if ours != name else ''}"
+
+
 class _Net:
     """The layers of a checkpoint by name, of which nothing is believed."""
 
@@ -200,8 +206,15 @@ class _Net:
 
     def wrong(self, name: str, why: str) -> WeightsError:
         """What to say of the layer `name`."""
-        ours = ALIASES.get(name, name)
-        return WeightsError(f"{self.where}: {shown(name[:40])}{f' ({ours})' if ours != name else ''}: {why}")
+        return WeightsError(f"{self.where}: {_called(name)}: {why}")
+
+    def misfit(self, name: str, what: str, expected: object, found: object) -> WeightsError:
+        """The same of something that is otherwise than expected."""
+        are = "are" if what in ("weights", "biases") else "is"
+        return WeightsError(
+            f"{self.where}: {_called(name)}: its {what} {are} {found}, expected {expected}",
+            [Misfit(f"{_called(name)}: {what}", expected, found)],
+        )
 
     def named(self) -> str:
         """The names of the first layers, to end a message with."""
@@ -218,7 +231,7 @@ class _Net:
         for field, value in expected.items():
             found = _said(self.layers[name].get(field))
             if found != _said(value):
-                raise self.wrong(name, f"its {field} is {shown(str(found)[:40])}, expected {value}")
+                raise self.misfit(name, field, value, shown(str(found)[:40]))
 
     def classes(self, name: str) -> int:
         """How many outputs a layer says that it has."""
@@ -266,7 +279,7 @@ class _Net:
             found = found[index] if isinstance(found, list) and index < len(found) else None
         if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or found.shape != shape:
             what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "no array"
-            raise self.wrong(name, f"its {key} are {what}, expected float32 {shape}")
+            raise self.misfit(name, key, f"float32 {shape}", what)
         if not np.isfinite(found).all():
             raise self.wrong(name, f"its {key} hold values that are not finite")
         return found.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""A network as a file for other programs: ONNX, torch.export, safetensors, OpenVINO, torchvision.
+"""A network as a file for other programs: ONNX, torch.export, safetensors, OpenVINO, torchvision, Caffe.
 
 No file needs this program: normalizations are ONNX's LRN or plain operations of torch. Each says what a picture must
 be and what its classes are called, in its metadata (`metadata.py`). Nothing is a pickle of ours: torchvision's weights
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from .. import files
 from ..data.augment import Normalise
+from ..data.preprocess import in_other_colour
 from ..errors import UsageError
 from ..network.build import AlexNet, Draw
 from ..network.variants import LRN, Row, WithinMapLRN
+from .caffe import write_caffe, write_mean
 from .metadata import texts
 from .onnx import graph, missing, quantised, wrapped
 from .run import Loaded
@@ -29,15 +31,17 @@ from .torchvision import VARIANT, their_names
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Format = Literal["onnx", "torch-export", "safetensors", "openvino", "torchvision"]
+Format = Literal["onnx", "torch-export", "safetensors", "openvino", "torchvision", "caffe"]
 SUFFIX: dict[Format, str] = {
     "onnx": ".onnx",
     "torch-export": ".pt2",
     "safetensors": ".safetensors",
     "openvino": ".xml",
     "torchvision": ".safetensors",
+    "caffe": ".caffemodel",
 }
 WEIGHTS_ONLY = ("safetensors", "torchvision")
+OUTSIDE = ("caffe",)  # whose nets take pictures that were prepared
 OF = {"torchvision": VARIANT}  # a format of one variant only
 
 
@@ -50,8 +54,9 @@ def export(
     softmax: bool = False,
     calibration: Callable[[], Tensor] | None = None,
 ) -> list[Path]:
-    """Writes a network at test to `path` -> the files written: OpenVINO has its values in a .bin beside it.
+    """Writes a network at test to `path` -> the files written.
 
+    OpenVINO has its values in a .bin beside it; Caffe the net in words, the mean image and the labels, a line each.
     It takes `images` float32 (B, 3, side, side), prepared as its metadata say, or with `pixels` uint8 (B, side, side,
     3) RGB; any B. It gives `logits` (B, classes), or with `softmax` `probabilities`. `calibration`: pictures, as
     `images`, from whose ranges a file in int8 is made. UsageError: a format that is unknown or has not what is asked
@@ -63,6 +68,8 @@ def export(
         raise UsageError(f"--format {format}: weights alone, so neither --uint8 nor --softmax goes with it")
     if format not in ("onnx", "openvino") and calibration is not None:
         raise UsageError(f"--format {format}: not with --int8; onnx and openvino have it")
+    if format in OUTSIDE and pixels:
+        raise UsageError(f"--format {format}: not with --uint8; there a picture is prepared before the net")
     if loaded.model.variant.name != OF.get(format, loaded.model.variant.name):
         raise UsageError(f"--format {format}: {loaded.where} is of variant {loaded.model.variant.name}")
     said = texts(loaded.model.variant, loaded.classes, loaded.preprocess, loaded.mean)
@@ -78,6 +85,8 @@ def export(
                 return _openvino(made, said, path)
             case "torch-export":
                 files.write(path, _program(loaded, said, pixels=pixels, softmax=softmax))
+            case _ if format in OUTSIDE:
+                return _caffe(loaded, path, softmax=softmax)
             case _:
                 state = {name: value.contiguous() for name, value in loaded.model.state_dict().items()}
                 names = their_names(state) if format in OF else {name: name for name in state}
@@ -111,6 +120,23 @@ def _openvino(made: "ModelProto", said: dict[str, str], path: Path) -> list[Path
         files.write(values, written.with_suffix(".bin").read_bytes())
         files.write(path, written.read_bytes())
     return [path, values]
+
+
+def _caffe(loaded: Loaded, path: Path, *, softmax: bool) -> list[Path]:
+    """What Caffe has: weights, the net in words with the metadata for comments, mean image, labels. All is BGR."""
+    preprocess, mean = loaded.preprocess, loaded.mean
+    if preprocess.colour == "RGB":
+        preprocess = in_other_colour(preprocess)
+        mean = None if mean is None else mean[..., ::-1]
+    said = texts(loaded.model.variant, loaded.classes, preprocess, None)
+    words = write_caffe(loaded.model, path, colour=loaded.preprocess.colour, softmax=softmax, said=said)
+    labels = path.with_suffix(".labels.txt")
+    files.write(labels, "".join(f"{key}\n" for key in loaded.classes.keys).encode())
+    written = [path, words, labels]
+    if mean is not None:
+        written.append(path.with_suffix(".mean.binaryproto"))
+        write_mean(mean, written[-1])
+    return written
 
 
 class _Plain(AlexNet):

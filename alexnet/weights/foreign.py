@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..data.classes import Classes
+
 
 @dataclass
 class Foreign:
@@ -17,7 +19,7 @@ class Foreign:
     `likely`: the variant that this world means, where several have these shapes. `preprocess`: the fields of
     data.preprocess.Preprocess that its world says otherwise than the variant; `mean`: its mean image, float32
     (S, S, 3) in 0..255. `moments`: the optimizer's tensors, by its own name for them and the parameter's; after `step`
-    updates. `classes`: its labels, in order. `notes`: what a user should know of it, a line each.
+    updates. `classes`: where the file names them. `notes`: what a user should know of it, a line each.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -27,7 +29,7 @@ class Foreign:
     mean: NDArray[np.float32] | None = None
     moments: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     step: int = 0
-    classes: tuple[str, ...] | None = None
+    classes: Classes | None = None
     notes: tuple[str, ...] = ()
 
 

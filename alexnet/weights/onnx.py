@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..data.augment import Normalise
 from ..data.preprocess import MEAN_FILE, Preprocess
 from ..data.samples import shown
-from ..errors import UsageError, WeightsError
+from ..errors import Misfit, UsageError, WeightsError, listed
 from ..network.build import AlexNet
 from ..network.cost import Shape, out_shape, shapes, windows
 from ..network.variants import (
@@ -269,7 +269,8 @@ def read_onnx(path: Path) -> Foreign:
         if classes is not None and len(classes) != rows:
             raise ValueError(f"fc8 has {rows} outputs, and classes.json {len(classes)} classes")
     except ValueError as reason:
-        raise WeightsError(f"{where}: {shown(str(reason))}") from None
+        misfits = reason.misfits if isinstance(reason, _Unfit) else ()
+        raise WeightsError(f"{where}: {shown(str(reason))}", misfits) from None
     notes = () if preprocess else (f"{where}: does not say how its pictures are prepared; taken as {found.name}'s",)
     return Foreign(
         tensors,
@@ -277,7 +278,7 @@ def read_onnx(path: Path) -> Foreign:
         likely=found.name,
         preprocess=fields(preprocess),
         mean=mean,
-        classes=classes.keys if classes else None,
+        classes=classes,
         notes=notes,
     )
 
@@ -294,6 +295,14 @@ def _prepared(graph: Graph, preprocess: Preprocess | None, mean: NDArray[np.floa
     if not same:
         raise ValueError("the graph prepares its pictures otherwise than its metadata say")
     return IMAGES
+
+
+class _Unfit(ValueError):
+    """A graph that is no variant's, and how it differs from the nearest."""
+
+    def __init__(self, nearest: str, misfits: list[Misfit]) -> None:
+        super().__init__(f"fits no variant; the nearest is {nearest}: {listed(misfits, MOST_NAMED)}")
+        self.misfits = misfits
 
 
 def _chosen(steps: list[Step], side: tuple[int, ...]) -> tuple[Variant, int]:
@@ -313,9 +322,7 @@ def _chosen(steps: list[Step], side: tuple[int, ...]) -> tuple[Variant, int]:
     if fitting:
         return VARIANTS[fitting[0]], classes
     nearest = min(wrong, key=lambda name: (wrong[name][0], len(wrong[name][1])))
-    differences = wrong[nearest][1]
-    more = f"; and {len(differences) - MOST_NAMED} more" if len(differences) > MOST_NAMED else ""
-    raise ValueError(f"fits no variant; the nearest is {nearest}: {'; '.join(differences[:MOST_NAMED])}{more}")
+    raise _Unfit(nearest, wrong[nearest][1])
 
 
 def _rows(variant: Variant, classes: int) -> Iterator[tuple[str, Row | None, Shape, Shape]]:
@@ -332,12 +339,12 @@ def _rows(variant: Variant, classes: int) -> Iterator[tuple[str, Row | None, Sha
         shape = out
 
 
-def _differences(variant: Variant, steps: list[Step], side: tuple[int, ...], classes: int) -> tuple[int, list[str]]:
-    """How far a graph is from a variant, beyond the numbers of its rows; and all that is otherwise, in words."""
-    far, found, square = 0, list[str](), (3, variant.side, variant.side)
+def _differences(variant: Variant, steps: list[Step], side: tuple[int, ...], classes: int) -> tuple[int, list[Misfit]]:
+    """How far a graph is from a variant, beyond the numbers of its rows; and all that is otherwise."""
+    far, found, square = 0, list[Misfit](), (3, variant.side, variant.side)
     if len(side) != 3 or any(a not in (0, b) for a, b in zip(side, square, strict=True)):
         far += 1
-        found.append(f"its pictures are {side}, expected {square}")
+        found.append(Misfit("the size of its pictures", square, side))
     rows, states = list(_rows(variant, classes)), shapes(variant, classes)
     kinds, ours = [step.kind for step in steps], [kind for kind, *_ in rows]
     same = next((i for i, (a, b) in enumerate(zip(kinds, ours, strict=False)) if a != b), min(len(kinds), len(ours)))
@@ -348,14 +355,14 @@ def _differences(variant: Variant, steps: list[Step], side: tuple[int, ...], cla
         for part, constant in step.tensors.items():
             there[part], here[part] = _as_ours(step, part, constant), states.get(f"{row.name}.{part}", shape[:1])
         found += [
-            f"{row.name} has {what} {_word(value)}, expected {_word(here[what])}"
+            Misfit(f"{row.name}: {what}", _word(here[what]), _word(value))
             for what, value in there.items()
             if _word(value) != _word(here[what])
         ]
     if kinds != ours:
         before = next((row.name for _, row, *_ in rows[:same][::-1] if row is not None), "its pictures")
         then, expected = (" ".join(names[same : same + 3]) or "nothing" for names in (kinds, ours))
-        found.insert(0, f"after {before} it has {then}, expected {expected}")
+        found.insert(0, Misfit(f"what comes after {before}", expected, then))
     return far + max(len(kinds), len(ours)) - same, found
 
 

@@ -21,6 +21,9 @@ MOST_WORDS = 1 << 22  # bytes of a file that are no values of tensors: nodes, na
 MOST_FIELDS = 100_000  # of a file: a graph of ours has a thousand
 MOST_NODES = 200  # on the way from the output to the input
 MOST_ALIASES = 4
+# how many inputs a node has at least
+INPUTS = {"Mul": 2, "Add": 2, "Pow": 2, "Div": 2, "MatMul": 2, "AveragePool": 1, "Split": 1, "LRN": 1, "Concat": 1,
+          "Identity": 1, "ConstantOfShape": 1}  # fmt: skip
 
 
 @dataclass
@@ -120,7 +123,16 @@ class Graph:
         attributes = [one.t for node in graph.node for one in node.attribute if one.HasField("t")]
         for tensor in [*graph.initializer, *attributes, *(s.values for s in graph.sparse_initializer)]:
             if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-                raise ValueError(f"{tensor.name[:40]} is kept in another file (external data), and none is opened")
+                where = "another file (external data), and none is opened: export it with external_data=False"
+                raise ValueError(f"{str(tensor.name)[:40]} is kept in {where}")
+        for node in graph.node:
+            called = [node.name, node.op_type, *node.input, *node.output]
+            if not all(isinstance(one, str) for one in called) or len(node.input) < INPUTS.get(node.op_type, 0):
+                raise ValueError(
+                    f"no AlexNet: a node of {node.op_type[:40]!r} without its inputs, or whose name is no text"
+                )
+        if not all(isinstance(one.name, str) for one in (*graph.initializer, *graph.input, *graph.output)):
+            raise ValueError("no AlexNet: a tensor whose name is no text")
         self.graph = graph
         self.made_by = {name: node for node in graph.node for name in node.output}
         self.constants = {tensor.name: Constant(tensor.name, _shape(tensor), tensor) for tensor in graph.initializer}
@@ -262,17 +274,21 @@ class Graph:
 
     def _constant(self, name: str) -> Constant | None:
         """What the file itself gives for a name: an initializer, or a node's that needs nothing else."""
+        node = self.made_by.get(name)
         for _ in range(MOST_ALIASES):  # names for names
-            if name in self.constants:
-                return self.constants[name]
-            node = self.made_by.get(name)
-            if node is None or node.op_type != "Identity":
+            if name in self.constants or node is None or node.op_type != "Identity":
                 break
             name = node.input[0]
-        a = _attributes(node) if node is not None else {}
-        if node is not None and node.op_type == "Constant" and "value" in a:
+            node = self.made_by.get(name)
+        if name in self.constants or node is None:
+            return self.constants.get(name)
+        a = _attributes(node)
+        if node.op_type == "Constant" and "value" in a:
             return Constant(name, _shape(a["value"]), a["value"])
-        given = self._constant(node.input[0]) if node is not None and node.op_type == "ConstantOfShape" else None
+        if node.op_type != "ConstantOfShape":
+            return None
+        below = self.made_by.get(node.input[0])
+        given = self._constant(node.input[0]) if below is None or below.op_type == "Constant" else None  # nor of itself
         if given is None:
             return None
         shape = tuple(given.values().reshape(-1).tolist())
@@ -284,10 +300,27 @@ class Graph:
         return Constant(name, shape, value, filled=True)
 
 
+# the attributes that are looked at, by ONNX's names for their types
+ATTRIBUTES = {
+    "INTS": ("kernel_shape", "strides", "dilations", "pads", "split"),
+    "INT": ("group", "ceil_mode", "transA", "transB", "axis", "size", "count_include_pad"),
+    "FLOAT": ("alpha", "beta", "bias", "epsilon"),
+    "STRING": ("auto_pad",),
+    "TENSOR": ("value",),
+}
+
+
 def _attributes(node: "NodeProto") -> dict[str, Any]:
+    """A node's attributes by name, each of the type that it has by ONNX's rules."""
+    from onnx import AttributeProto
     from onnx.helper import get_attribute_value
 
-    return {one.name: get_attribute_value(one) for one in node.attribute}
+    kinds = {name: AttributeProto.AttributeType.Value(kind) for kind, names in ATTRIBUTES.items() for name in names}
+    there = [one for one in node.attribute if one.name in kinds]
+    for one in there:
+        if one.type != kinds[one.name]:
+            raise ValueError(f"{node.name[:40] or node.op_type[:40]}: its {one.name} is of another type than ONNX's")
+    return {one.name: get_attribute_value(one) for one in there}
 
 
 def _shape(tensor: "TensorProto") -> tuple[int, ...]:
@@ -302,7 +335,7 @@ def _shape(tensor: "TensorProto") -> tuple[int, ...]:
         TensorProto.BFLOAT16: (2, tensor.int32_data),
         TensorProto.INT64: (8, tensor.int64_data),
     }
-    shape, name = tuple(tensor.dims), shown(tensor.name[:40])
+    shape, name = tuple(tensor.dims), shown(str(tensor.name)[:40])
     if tensor.data_type not in kinds:
         raise ValueError(f"{name}: values of ONNX's kind {tensor.data_type}, expected floating point")
     size, typed = kinds[tensor.data_type]

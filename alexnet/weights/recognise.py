@@ -1,5 +1,6 @@
 """Which world a model file comes from, by its first bytes, and which variant it holds, by names and shapes."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from ..data.preprocess import Colour
 from ..data.samples import shown
-from ..errors import UsageError, WeightsError
+from ..errors import Misfit, UsageError, WeightsError, listed
 from ..network.cost import shapes
 from ..network.variants import VARIANTS, Variant, variant
 from . import caffe, caffe_npy, convnet, onnx, tensorflow, torchvision
 from .foreign import Foreign
+from .metadata import fields, read_texts
 from .pth import converted
-from .tensors import MOST_HEADER_BYTES, Shapes, read_shapes, read_tensors
+from .tensors import MOST_HEADER_BYTES, Shapes, read_metadata, read_shapes, read_tensors
 from .unpickle import read_npy
 
 Kind = Literal["safetensors", "pth", "caffe", "tensorflow", "npy", "convnet", "onnx"]
@@ -34,6 +36,10 @@ READERS: dict[Kind, Callable[[Path], Foreign]] = {
 NPY, PICKLE = b"\x93NUMPY", b"\x80\x02"  # a pickle of Python 2, which the program of 2012 wrote
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # how torch.save began before it wrote zips
+# protobuf has no magic number: these are told by their first fields. ONNX: its version, and who made it or what it is
+ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
+# Caffe: what follows the net's name, a layer of the old kind or the new, or what its input is called
+OLD_LAYER, LAYER, INPUT = b"\x12", b"\xa2\x06", b"\x1a"
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "state_dict.")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_NAMED = 4
@@ -77,6 +83,11 @@ def kind_of(path: Path) -> Kind | None:
         return "convnet"
     if tail == tensorflow.MAGIC:
         return "tensorflow"
+    if ONNX.match(head):
+        return "onnx"
+    end = 2 + head[1] if head[:1] == b"\n" and head[1:] else 0  # of the net's name
+    if head[end:].startswith(LAYER) or (end and head[end:].startswith((OLD_LAYER, INPUT))):
+        return "caffe"
     return SUFFIXES.get(path.suffix.lower())
 
 
@@ -102,11 +113,16 @@ def read_model(path: Path, kind: Kind, *, named: str | None = None) -> Found:
         there = {ours[name]: shape for name, shape in theirs.items()}
         if len(there) < len(theirs):
             raise WeightsError(f"{where}: two tensors are one layer's by their names")
-        likely = torchvision.VARIANT if torchvisions else None
-        found, classes = _variant(there, where, named=named, likely=likely)
+        said = read_metadata(file) if kind == "safetensors" else {}
+        likely = torchvision.VARIANT if torchvisions else said.get("variant")
+        found, outputs = _variant(there, where, named=named, likely=likely)
+        preprocess, mean, classes = read_texts(said, path)
+        if classes is not None and len(classes) != outputs:
+            raise WeightsError(f"{where}: fc8 has {outputs} outputs, and classes.json {len(classes)} classes")
         tensors = {ours[name]: value for name, value in read_tensors(file, called=where).items()}
     numbers = {name: _numbers(value, name, where) for name, value in tensors.items()}
-    return Found(found, classes, Foreign(numbers, {our: name for name, our in ours.items()}))
+    sources = {our: name for name, our in ours.items()}
+    return Found(found, outputs, Foreign(numbers, sources, preprocess=fields(preprocess), mean=mean, classes=classes))
 
 
 @contextmanager
@@ -146,19 +162,16 @@ def _variant(found: Shapes, where: str, *, named: str | None, likely: str | None
     if not found.keys() & expected.keys():
         named_there = ", ".join(shown(name[:40]) for name in islice(found, MOST_NAMED))
         raise WeightsError(f"{where}: no AlexNet: its tensors are called {named_there or 'nothing: there are none'}")
-    differences = wrong[nearest]
-    more = f"; and {len(differences) - MOST_NAMED} more" if len(differences) > MOST_NAMED else ""
     fits = f"does not fit variant {nearest}" if named else f"fits no variant; the nearest is {nearest}"
-    raise WeightsError(f"{where}: {fits}: {'; '.join(differences[:MOST_NAMED])}{more}")
+    raise WeightsError(f"{where}: {fits}: {listed(wrong[nearest], MOST_NAMED)}", wrong[nearest])
 
 
-def _differences(found: Shapes, expected: Shapes) -> list[str]:
+def _differences(found: Shapes, expected: Shapes) -> list[Misfit]:
     return [
-        *(f"{name} is {found[name]}, expected {shape}" for name, shape in expected.items()
-          if found.get(name, shape) != shape),
-        *(f"{name} is missing" for name in expected if name not in found),
-        *(f"{shown(name[:40])} is not known" for name in found if name not in expected),
-    ]  # fmt: skip
+        *(Misfit(name, shape, found[name]) for name, shape in expected.items() if found.get(name, shape) != shape),
+        *(Misfit(name, shape, None) for name, shape in expected.items() if name not in found),
+        *(Misfit(shown(name[:40]), None, shape) for name, shape in found.items() if name not in expected),
+    ]
 
 
 def _numbers(value: torch.Tensor, name: str, where: str) -> torch.Tensor:
@@ -169,7 +182,9 @@ def _numbers(value: torch.Tensor, name: str, where: str) -> torch.Tensor:
         raise WeightsError(f"{where}: {name} is {value.dtype}, expected floating point")
     value = value.to(torch.float32)
     if not torch.isfinite(value).all():
-        raise WeightsError(f"{where}: {name} holds values that are not finite")
+        bad = int((~torch.isfinite(value)).sum())
+        misfits = [Misfit(name, "finite values", f"{bad} that are not")]
+        raise WeightsError(f"{where}: {name} holds values that are not finite", misfits)
     return value
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import files
 from ..data.classes import Classes, imagenet_classes
-from ..data.preprocess import MEAN_FILE, Colour, Preprocess, from_json, load_mean, stored_side
+from ..data.preprocess import MEAN_FILE, Colour, Preprocess, from_json, in_other_colour, load_mean, stored_side
 from ..errors import DataError, UsageError, WeightsError, did_you_mean
 from ..network.build import AlexNet, build
 from ..network.variants import VARIANTS, Variant, variant
@@ -23,6 +23,7 @@ from .torchvision import VARIANT as PUBLISHED
 from .torchvision import published
 
 NO_MEAN = "brings no mean image; mid grey stands for it"
+GREY = 127.5
 PROBE = 4096  # bytes: a full disk takes an empty file
 MOST_THREADS = 1024
 SPLIT: dict[str, Any] = {"val": str, "val_fraction": int | float, "seed": int, "val_names": list}  # of data.json
@@ -56,10 +57,7 @@ class Loaded:
         if self.preprocess.colour == "RGB":
             return
         self.model.load_state_dict(other_colour(self.model.state_dict()))
-        mean = self.preprocess.mean
-        if mean != MEAN_FILE:
-            mean = mean[::-1]
-        self.preprocess = replace(self.preprocess, colour="RGB", mean=mean, std=self.preprocess.std[::-1])
+        self.preprocess = in_other_colour(self.preprocess)
         if self.mean is not None:
             self.mean = np.ascontiguousarray(self.mean[:, :, ::-1])
 
@@ -245,7 +243,15 @@ def _from_run(run: Run, folder: Path) -> Loaded:
         )
     model = build(name, classes=len(classes), seed=0, dropout=dropout)
     fit(model, tensors, str(folder))
-    return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, run.data())
+    data = run.data()
+    # of an imported model whose classes had no names
+    numbered = data is None and classes.keys == _numbers(len(classes))
+    return Loaded(str(run.folder), model.eval(), preprocess, mean, classes, data, numbered)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """What classes without names are called."""
+    return tuple(map(str, range(count)))
 
 
 def _from_file(path: Path, kind: Kind, where: str, *, named: str | None, classes: Classes | None) -> Loaded:
@@ -255,14 +261,17 @@ def _from_file(path: Path, kind: Kind, where: str, *, named: str | None, classes
     model = AlexNet(found.variant, found.classes)
     fit(model, given.tensors, where)
     preprocess = replace(preprocess_of(found.variant), **given.preprocess)
+    if preprocess.side != found.variant.side:
+        there, here = preprocess.side, found.variant.side
+        raise WeightsError(f"{where}: its pictures are of {there} pixels, expected the {here} of {found.variant.name}")
     mean = given.mean if given.mean is not None else _grey(preprocess)
     loaded = Loaded(where, model.eval(), preprocess, mean, imagenet_classes(), None, given=given, notes=[*given.notes])
     if mean is not None and given.mean is None:
         loaded.notes.append(f"{where}: {NO_MEAN}")
     if given.classes is not None and len(given.classes) == found.classes:
-        loaded.classes = Classes.of(given.classes)
+        loaded.classes = given.classes
     elif found.classes != len(loaded.classes):
-        loaded.classes = Classes.of(str(label) for label in range(found.classes))
+        loaded.classes = Classes.of(_numbers(found.classes))
         loaded.numbered = True
         if classes is not None:
             loaded.name_classes(classes)
@@ -272,7 +281,12 @@ def _from_file(path: Path, kind: Kind, where: str, *, named: str | None, classes
 def _grey(preprocess: Preprocess) -> NDArray[np.float32] | None:
     """What stands for the mean of pictures that nobody saw, where a mean image is wanted."""
     side = preprocess.stored
-    return np.full((side, side, 3), 127.5, np.float32) if preprocess.mean == MEAN_FILE else None
+    return np.full((side, side, 3), GREY, np.float32) if preprocess.mean == MEAN_FILE else None
+
+
+def stands_in(mean: NDArray[np.float32]) -> bool:
+    """Whether a mean image is what stands for one that nobody knows."""
+    return bool((mean == GREY).all())
 
 
 def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None, named: str | None = None) -> Loaded:

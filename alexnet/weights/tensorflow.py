@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..data.samples import shown
 from ..errors import WeightsError
+from ..network.variants import ARTICLE, SCOPES, Conv, Linear
 from .foreign import Foreign
 from .tensors import MOST_AXES
 
@@ -38,9 +39,9 @@ STRIDES = (6777 - 484, 6777 - 100, 6777)
 CASTAGNOLI = 0x82F63B78  # the polynomial, its first term last
 ONES = bytes.fromhex("54641f64")  # after them the register is all ones, as it is to be at first
 
-SCOPES = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3", "conv4": "conv4", "conv5": "conv5",
-          "fc6": "fc1", "fc7": "fc2", "fc8": "fc3"}  # fmt: skip
-SCOPED = {f"{ours}.{part}": f"{scope}/{theirs}" for ours, scope in SCOPES.items()
+SCOPE = {ours: scope for scope, ours in SCOPES.items()}
+SCOPED = {f"{row.name}.{part}": f"{SCOPE.get(row.name, row.name)}/{theirs}" for row in ARTICLE.layers
+          if isinstance(row, Conv | Linear)
           for part, theirs in (("weight", "Variable"), ("bias", "Variable_1"))}  # fmt: skip
 UNSCOPED = {ours: f"Variable_{n}" if n else "Variable" for n, ours in enumerate(SCOPED)}
 SLOTS = {"m": "Adam", "v": "Adam_1"}  # our rule adam-tf1's names of its moments, and TensorFlow's

@@ -7,11 +7,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from .. import files
+from ..data.cache import offline
 from ..errors import WeightsError
-from ..network.variants import ALIASES
+from ..network.variants import ALIASES, TORCHVISIONS
 
 VARIANT = "torchvision"
-NAME = re.compile(r"((?:features|classifier)\.\d+)\.(weight|bias)")
+# where several GPUs shared the convolutions, these were wrapped: `features.module.0`
+NAME = re.compile(r"(features|classifier)\.(?:module\.)?(\d+)\.(weight|bias)")
 
 
 def our_names(theirs: Iterable[str]) -> dict[str, str]:
@@ -19,21 +21,22 @@ def our_names(theirs: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in theirs:
         match = NAME.fullmatch(name)
-        if match and match[1] in ALIASES:
-            found[name] = f"{ALIASES[match[1]]}.{match[2]}"
+        layer = ALIASES.get(f"{match[1]}.{match[2]}") if match else None
+        if match and layer:
+            found[name] = f"{layer}.{match[3]}"
     return found
 
 
 def their_names(ours: Iterable[str]) -> dict[str, str]:
     """Our name of each tensor of the variant -> torchvision's: `conv1.weight` -> `features.0.weight`."""
-    layers = {ours: theirs for theirs, ours in ALIASES.items() if theirs.startswith(("features.", "classifier."))}
+    layers = {ours: theirs for theirs, ours in TORCHVISIONS.items()}
     return {f"{layer}.{part}": f"{layers[layer]}.{part}" for layer, _, part in (name.partition(".") for name in ours)}
 
 
 def published() -> Path:
     """The file of the weights that torchvision publishes, fetched at first use.
 
-    WeightsError: it cannot be fetched, or its SHA-256 does not begin as its name says.
+    WeightsError: it cannot be fetched, or may not, or its SHA-256 does not begin as its name says.
     """
     # imported here: slow, and for nobody else
     from torch import hub
@@ -44,6 +47,8 @@ def published() -> Path:
     begins = path.stem.rpartition("-")[2]
     try:
         if not path.exists():
+            if offline():
+                raise WeightsError(f"imagenet: not at {path}, and nothing is fetched (--offline)")
             path.parent.mkdir(parents=True, exist_ok=True)
             with redirect_stdout(sys.stderr):  # stdout may carry a JSON document
                 hub.download_url_to_file(url, str(path), hash_prefix=begins, progress=False)

@@ -255,6 +255,15 @@ def test_infer(monkeypatch):
     assert infer.choices("fp32", CPU)[:2] == [("torch", "fp32"), ("openvino", "fp32")]
 
 
+def test_the_floor_of_torchs_defaults_on_a_gpu_is_that_of_tf32():
+    assert [eager.precision_on(torch.device(kind)) for kind in ("cpu", "cuda")] == ["fp32", "tf32"]
+    quick = {"macs_per_second": {"fp32": 1e9, "tf32": 8e9}, "bytes_per_second": 1e15}
+    assert infer.floor(quick, 32, "fp32") == pytest.approx(8 * infer.floor(quick, 32, "tf32"))
+    assert (
+        infer.floor({**quick, "bytes_per_second": 1.0}, 1, "tf32") == 4 * cost(variant("torchvision"), 1000).parameters
+    )
+
+
 def test_peers_of_inference_compute_the_same():
     model, x = infer.build("torchvision", 10, seed=0).eval(), torch.randn(2, 3, 224, 224)
     with torch.inference_mode():

@@ -27,7 +27,7 @@ FIGURES = ("network", "filters", "predictions", "neighbours", "curves", "views",
            "confusion")  # fmt: skip
 VERBS = (["train"], ["eval"], ["predict"], ["info"], ["bench"], ["data", "check"], ["data", "stats"],
          ["data", "pack"], ["data", "get"], ["import"], ["export"], ["features"], ["neighbours"], ["compare"], ["probe"],
-         ["report"], *(["figure", kind] for kind in FIGURES))  # fmt: skip
+         ["report"], ["explain"], *(["figure", kind] for kind in FIGURES))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -189,7 +189,7 @@ def test_what_an_imported_run_lacks_is_said_in_one_line(tokens, code, says, impo
         (["views", "tiny", "FOLDER"], 2, "30 pictures, expected one"),
         (["views", "tiny", "no-such.png"], 3, "no-such.png"),
         (["maps", "tiny", "PICTURE", "--layer", "conv9"], 2, "conv9"),
-        (["maps", "tiny", "--laier", "conv1"], 2, "--laier"),
+        (["maps", "tiny", "--laier"], 2, "--laier: unknown option (a file of that name is ./--laier)"),
         (["units", "tiny", "FOLDER", "--unit", 40], 2, "--unit 40: conv5:relu has the units 0 to 31"),
         (["units", "tiny", "FOLDER", "--device", "tpu"], 2, "tpu"),
         (["predictions", "tiny", "FOLDER", "--count", 0], 2, "--count 0"),

@@ -21,12 +21,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def said(capsys, *words: str, code: int = 0) -> dict:
-    """What a command prints with --json; of one that fails its line."""
+    """What a command prints with --json; of one that fails its line, the last."""
     with pytest.raises(SystemExit) as caught:
         main([*words, *(() if code else ("--json",))])
     printed = capsys.readouterr()
     assert caught.value.code == code, printed.err
-    return {"error": printed.err} if code else json.loads(printed.out)
+    return {"error": f"{printed.err.strip().splitlines()[-1]}\n"} if code else json.loads(printed.out)
 
 
 def test_a_model_becomes_a_run_and_a_file_again(folder, capsys):
@@ -98,12 +98,12 @@ def test_bgr_becomes_rgb_and_the_answers_stay(folder):
     rng = np.random.default_rng(0)
     mean = rng.uniform(0, 255, (256, 256, 3)).astype(np.float32)
     run.take_mean(mean, "BGR")
-    from alexnet.evaluation.oracle import seen
+    from alexnet.evaluation.oracle import sample, seen
 
     with torch.no_grad():
-        before = run.model(seen(run, None))
+        before = run.model(seen(run, sample()))
         run.take_rgb()
-        after = run.model(seen(run, None))
+        after = run.model(seen(run, sample()))
     assert run.preprocess.colour == "RGB" and np.array_equal(run.mean, mean[:, :, ::-1])
     assert torch.allclose(before, after, atol=1e-4 * float(before.abs().max()))
 
@@ -111,7 +111,9 @@ def test_bgr_becomes_rgb_and_the_answers_stay(folder):
 def test_an_export_says_what_it_cannot(folder, capsys):
     for words, line in (
         (("--format", "torchvision"), "is of variant tiny"),
-        (("--format", "caffe", "--check"), "--format caffe: with none of"),
+        (("--format", "caffe", "--uint8"), "--format caffe: not with --uint8"),
+        (("--format", "caffe", "--int8"), "--format caffe: not with --int8"),
+        (("--format", "caffe"), "tiny: conv1: Caffe has no such layer"),
         (("--format", "keras"), "--format keras: unknown"),
         (("--out", "no/such.onnx"), "there is no folder no"),
     ):

@@ -10,9 +10,9 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from alexnet.data.decode import FILTERS, decode, decoded_form, random_resized, raw_form, stored_form
+from alexnet.data.decode import FILTERS, PILLOWS, decode, decoded_form, random_resized, raw_form, stored_form, traits
 from alexnet.data.preprocess import Shaping
-from alexnet.errors import BadImage
+from alexnet.errors import BadImage, TooLarge
 from tests.faults.fuzz import mutated, seeds, with_right_checksums
 from tests.pictures import ORIENTATION, chunk, encoded, exif, picture, png
 
@@ -354,9 +354,9 @@ def huge_headers():
 
 @pytest.mark.parametrize("name", huge_headers())
 def test_too_many_pixels_are_refused_by_the_header(name):
-    data = huge_headers()[name]
+    data, limit = huge_headers()[name], {"GIF": "89,478,485", "WebP": "178,956,970"}.get(name, "200,000,000")
     start = time.thread_time()
-    assert "more than the limit of 200,000,000" in reason(data)
+    assert f"more than the limit of {limit}" in reason(data)
     assert time.thread_time() - start < 0.5  # 10 ms and less; decoding any of them would take seconds
 
 
@@ -365,6 +365,69 @@ def test_a_bomb_of_zeros_is_refused_unread():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     assert "30000 x 30000 pixels" in reason(data)
+
+
+def gif_of(*parts, screen=(40, 30), table=b""):
+    """A GIF's beginning: its screen, and what stands before its first frame."""
+    flags = 0x80 | (len(table) // 6).bit_length() - 1 if table else 0
+    return b"GIF89a" + struct.pack("<2H3B", *screen, flags, 0, 0) + table + b"".join(parts)
+
+
+FRAME = b"," + struct.pack("<4HB", 5, 7, 60_000, 50_000, 0)
+LOOPS, COMMENT, DELAY = b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0", b"!\xfe\3abc\2de\0", b"!\xf9\4\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (),
+        (LOOPS, COMMENT, DELAY),
+        (b"!\xfe\0",),
+        (b"!\1\0\3abc\0",),
+        (b"!\xff\0\0",),
+        (b"\0\0junk",),
+        (COMMENT[:-1] + b"\xff" + bytes(255) + b"\0",),
+    ],
+    ids=str,
+)
+def test_a_frame_beyond_its_gifs_screen_is_seen_before_pillow_sees_it(before):
+    """Pillow makes the picture as large as the frame, and warns of it then, or fills memory: it never gets so far."""
+    for table in (b"", bytes(range(48))):
+        data = gif_of(*before, FRAME, table=table) + b"\2\2L\1\0;"
+        assert reason(data) == "60005 x 50007 pixels, more than the limit of 89,478,485"
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(io.BytesIO(data))
+
+
+def test_blocks_without_end_before_a_gifs_first_frame():
+    for part in (b"!\xfe\1a", b"!\xf9\1a", b"!\xff\1a", b"\0", b"!\xfe\0"):
+        begin = time.process_time()
+        assert "more than 1,000,000 blocks before a frame" in reason(gif_of(part * 600_000 + b"\1a" * 1_000_000, FRAME))
+        assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_one_where_pillow_finds_a_second_frame(kind):
+    frames = [Image.fromarray(noise(20, 30, 3, seed=i)).quantize(32) for i in range(3)]
+    for more in (frames[1:], frames[1:2], []):
+        data = encoded(frames[0], kind, **({"save_all": True, "append_images": more} if more else {}))
+        with Image.open(io.BytesIO(data)) as opened:
+            assert traits(data).animated == getattr(opened, "is_animated", False) == bool(more)
+    if kind == "GIF":
+        begin = time.process_time()
+        for junk in (b"\0" * 20_000_000, b"!\xfe" + b"\1a" * 10_000_000):
+            assert not traits(data[:-1] + junk).animated, "no one looks for a frame behind all that"
+        assert time.process_time() - begin < 2
+
+
+def test_pillows_own_limit_is_left_to_the_program(monkeypatch):
+    """It is not changed, and binds no picture of ours but of the two kinds whose readers ask for it themselves."""
+    assert Image.MAX_IMAGE_PIXELS == PILLOWS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for kind, mode in (("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "P"), ("BMP", "RGB"), ("GIF", "P")):
+        assert decode(encoded(picture(), kind, mode), "a").shape == (64, 96, 3)
+    with pytest.raises(TooLarge, match="exceeds limit"):
+        decode(encoded(picture(), "WEBP"), "a")
 
 
 def test_the_limit_is_the_callers():

@@ -107,9 +107,35 @@ def test_a_jpeg_pack_is_the_stored_forms_encoded(pictures, tmp_path):
         [f"{row:08d}", label, hashlib.sha256(pixels(found.train, row, TINY).tobytes()).hexdigest()]
         for row, label in enumerate(data.train.label.tolist())
     ]
-    one = open_source(tmp_path / "out" / "train-00001.tar")
-    assert len(one) == 9 and one.read(0) == found.train.read(9)
+    tar = tmp_path / "out" / "train-00001.tar"
+    one = open_source(shutil.copy(tar, tmp_path))  # by itself it is a tar as any other
+    assert len(one) == 9 and one.read(0) == found.train.read(9) and one.classes.keys == ("0", "1")
+    for name in ("train", "val"):
+        with pytest.raises(DataError, match=rf"{name}-00001\.tar: a part of a pack.*; name {tmp_path / 'out'}$"):
+            open_data(tmp_path / "out" / f"{name}-00001.tar")
     assert verify(tmp_path / "out") == 60
+
+
+@pytest.mark.parametrize("theirs", [{"pack": {"pack_format": 4}}, {"form": "quarterly"}, ["train.csv"], "pack", 7])
+def test_another_programs_pack_json_makes_no_pack(tmp_path, theirs):
+    folder = write_folder(tmp_path / "set", classes=2, each=4)
+    (folder / "pack.json").write_text(json.dumps(theirs))
+    found = open_data(folder)
+    assert found.classes.keys == ("class0", "class1") and len(found.train) == 6
+    assert found.train.ignored.names["outside the class folders"] == ["pack.json"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pack.json").write_text(json.dumps(theirs))
+    with pytest.raises(UsageError, match=r"out: holds pack\.json and is no pack"):
+        packed(folder, tmp_path / "out", "raw")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "form"', b'{"form": "jpeg", "sets": 3}', b"\xff"])
+def test_a_damaged_pack_is_still_one(pictures, tmp_path, content):
+    """Its tars would be read as shards otherwise, with numbers for classes."""
+    packed(pictures, tmp_path / "out", "jpeg")
+    (tmp_path / "out" / "pack.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"pack\.json: "):
+        open_data(tmp_path / "out")
 
 
 KILLED = """
@@ -128,8 +154,8 @@ def test_killed_at_any_moment_and_begun_again(pictures, tmp_path, form):
     packed(pictures, tmp_path / "whole", form)
     command = [sys.executable, "-c", KILLED, "data", "pack", str(pictures), str(tmp_path / "broken"), "--form", form,
                "--variant", "tiny", "--workers", "2"]  # fmt: skip
-    rng, kills = np.random.default_rng(0), 0
-    while not (tmp_path / "broken" / "pack.json").exists():
+    rng, kills, code = np.random.default_rng(0), 0, None
+    while code != 0:  # one may be killed behind pack.json, before it has swept up
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         state = tmp_path / "broken" / f".{'train' if kills < 3 else 'val'}.state"
         before = state.stat().st_mtime_ns if state.exists() else None
@@ -140,8 +166,9 @@ def test_killed_at_any_moment_and_begun_again(pictures, tmp_path, form):
                 break
             time.sleep(0.002)
         _, said = child.communicate()
-        assert child.returncode in (0, -signal.SIGKILL), said.decode()
-        kills += child.returncode != 0
+        code = child.returncode
+        assert code in (0, -signal.SIGKILL), said.decode()
+        kills += code != 0
         if not (tmp_path / "broken" / "pack.json").exists():
             with pytest.raises(DataError, match="a pack that is not finished"):
                 open_data(tmp_path / "broken")
@@ -436,6 +463,17 @@ def test_an_index_is_not_trusted(pictures, tmp_path, line):
     said["sha256"] = hashlib.sha256(index.read_bytes()).hexdigest()
     (tmp_path / "out" / "pack.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"train\.csv: line 4: not what"):
+        open_data(tmp_path / "out")
+
+
+def test_an_index_that_is_one_large_hole_is_refused_unread(pictures, tmp_path):
+    packed(pictures, tmp_path / "out", "jpeg")
+    record = json.loads((tmp_path / "out" / "pack.json").read_text())
+    said = next(one for one in record["sets"]["train"]["files"] if one["name"] == "train.csv")
+    said["bytes"] = 1 << 40
+    os.truncate(tmp_path / "out" / "train.csv", 1 << 40)
+    (tmp_path / "out" / "pack.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"sets: train: an index of more than 2,147,483,648 bytes"):
         open_data(tmp_path / "out")
 
 

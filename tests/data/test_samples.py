@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet.data.check import check
 from alexnet.data.classes import Classes
 from alexnet.data.samples import Samples, shown
-from alexnet.errors import BadImage, DataError
+from alexnet.errors import BadImage, DataError, TooLarge
 
 CLASSES = Classes.of(["a", "b"])
 
@@ -57,6 +58,25 @@ def test_own_files(own):
     assert samples.name(1) == samples.key(1) == "1.jpg"
     assert samples.path(1).read_bytes() == contents[1]
     assert samples.counts().tolist() == [1, 2]
+
+
+def test_a_file_that_is_one_large_hole_is_refused_unread(tmp_path):
+    """A stranger's file of a terabyte takes no room on a disk, and would take all of the memory."""
+    path, tar = tmp_path / "a" / "hole.jpg", tmp_path / "hole.tar"
+    path.parent.mkdir()
+    for file in (path, tar):
+        with file.open("wb") as stream:
+            stream.truncate(1 << 40)
+    said = "1,099,511,627,776 bytes, more than the limit of 1,073,741,824"
+    own = Samples.build(tmp_path, ["a/hole.jpg"], label=[0], classes=CLASSES, size=[1 << 40])
+    member = Samples.build(tmp_path, ["hole.jpg"], label=[0], classes=CLASSES, size=[1 << 40], files=[tar], file=[0])
+    for samples, name in ((own, path), (member, tar / "hole.jpg")):
+        with pytest.raises(TooLarge, match=f"^{name}: {said}$"):
+            samples.read(0)
+    report = check(own, None, threads=1)
+    assert [(one.path, one.kind, one.detail) for one in report.problems if one.row >= 0] == [
+        (str(path), "oversized", said)
+    ]
 
 
 def test_a_file_of_unknown_size_is_read_whole(own):

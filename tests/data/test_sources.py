@@ -406,6 +406,14 @@ def test_integer_labels_are_sorted_as_numbers(tmp_path):
     assert samples.label.tolist() == [2, 1, 1, 0]
 
 
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_a_list_that_is_one_large_hole_is_refused_unread(tmp_path, suffix):
+    with (tmp_path / f"list.{suffix}").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(DataError, match=rf"list\.{suffix}: 1,099,511,627,776 bytes, more than the limit"):
+        open_source(tmp_path / f"list.{suffix}")
+
+
 def test_a_csv_list(tmp_path):
     tree(tmp_path, {"a,b.jpg": 1, "c.jpg": 2})
     (tmp_path / "list.csv").write_text(

@@ -82,11 +82,12 @@ def test_a_backend_computes_the_network(name, who, precision):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
-def test_packed_weights_change_no_more_than_rounding(name, dtype, tolerance):
+@pytest.mark.parametrize("batch", [1, 16])
+def test_packed_weights_change_no_more_than_rounding(name, dtype, tolerance, batch):
     net, x = build(name, 10, seed=1).eval(), images(name, 2)
     with torch.inference_mode():
         expected = net(x)
-        logits = packed(net, dtype)(x.to(dtype, memory_format=torch.channels_last)).float()
+        logits = packed(net, dtype, batch=batch)(x.to(dtype, memory_format=torch.channels_last)).float()
     assert float((logits - expected).abs().max() / expected.abs().max()) <= tolerance
 
 

@@ -18,7 +18,7 @@ from tests.networks import lively, small
 from tests.pictures import write_folder
 from tests.weights.test_export import loaded
 
-FORMATS = [name for name in SUFFIX if name not in ("safetensors", "torchvision")]
+FORMATS = [name for name in SUFFIX if name not in ("safetensors", "torchvision", "caffe")]
 
 
 def stored(given: Loaded, folder: Path, count: int = 6) -> torch.Tensor:
@@ -41,6 +41,30 @@ def test_a_file_runs_where_this_program_is_not(name, asked, kind, folder, tmp_pa
     found = check(given, path, kind, pictures, softmax=asked)
     assert found.top1 == 1.0 and found.count == len(pictures)
     assert found.largest_difference <= 1e-4 * found.largest_logit
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("name", ["caffe", "bn"])
+def test_opencv_runs_a_caffe_export(name, asked, folder, tmp_path):
+    given = loaded(small(VARIANTS[name]))
+    pictures = stored(given, folder)
+    path, *_ = export(given, tmp_path / "m.caffemodel", "caffe", softmax=asked)
+    found = check(given, path, "caffe", pictures, softmax=asked)
+    assert found.top1 == 1.0 and found.largest_difference <= 1e-4 * found.largest_logit
+    if name == "caffe":  # whose mean image is in a file of its own
+        path.with_suffix(".mean.binaryproto").unlink()
+        with pytest.raises(WeightsError, match="does not run without this program: KeyError: 'mean'"):
+            check(given, path, "caffe", pictures, softmax=asked)
+
+
+def test_a_library_that_is_not_there_is_named(folder, tmp_path, monkeypatch):
+    child = tmp_path / "child.py"
+    child.write_text(exported.CHILD.read_text().replace("import cv2", "import no_such_library"))
+    monkeypatch.setattr(exported, "CHILD", child)
+    given = loaded(small(VARIANTS["caffe"]))
+    path, *_ = export(given, tmp_path / "m.caffemodel", "caffe")
+    with pytest.raises(UsageError, match=r"no_such_library is not installed \(pip install 'alexnet"):
+        check(given, path, "caffe", stored(given, folder), softmax=False)
 
 
 def test_the_program_is_not_there(tmp_path, monkeypatch, folder):

@@ -451,8 +451,8 @@ if when == "before":
     features.write_features = lambda *given: die()
 if when == "within":
     from alexnet.evaluation import feature_files
-    blocks = feature_files.Part.blocks
-    feature_files.Part.blocks = lambda self, count, rows: (die() if n else one for n, one in enumerate(blocks(self, count, 4)))
+    blocks, feature_files._rows = feature_files.Part.blocks, lambda *given: 4
+    feature_files.Part.blocks = lambda self, count, rows: (die() if n else one for n, one in enumerate(blocks(self, count, rows)))
 if when == "after":
     features.read_features = lambda *given: die()
 layers = ["fc7"] if out.suffix == ".npy" else ["conv1:relu", "fc7"]

@@ -346,9 +346,43 @@ def checkpoint(folder: Path) -> Case:
     return case
 
 
+def features(folder: Path) -> Case:
+    """Files of features of every kind, and the index of an .npy."""
+    from alexnet import files
+    from alexnet.data.classes import Classes
+    from alexnet.evaluation.feature_files import About, Index, Part, beside, read_features, write_features
+
+    shapes = {"conv5:relu": [3, 2, 2], "fc7": [5]}
+    for name in ("f.npy", "f.npz", "f.h5", "f.mat", "f.parquet"):
+        layers = {"fc7": [5]} if name == "f.npy" else shapes
+        about = About("tiny", "tiny", "0" * 64, {}, {layer: layer for layer in layers}, layers, 1, False, "float32", 64, "cpu",
+                      "set", "1" * 64, [{"path": "a.jpg", "reason": "no picture"}])  # fmt: skip
+        classes = Classes(("a", "b"), ("a", "b"))
+        index = Index(about, [f"a/{i}.jpg" for i in range(4)], np.array([0, 1, 1, -1]), classes)
+        parts = []
+        for number, (layer, shape) in enumerate(layers.items()):
+            path = folder / (name if name == "f.npy" else f"{number}.npy")
+            files.write_array(path, np.arange(4.0 * math.prod(shape), dtype=np.float32).reshape(4, *shape))
+            parts.append(Part(layer, path, tuple(shape), np.dtype(np.float32)))
+        write_features(folder / name, parts, index)
+    contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("f.")}
+    assert beside(folder / "f.npy").name in contents and len(contents) == 6
+
+    def case(rng: np.random.Generator) -> None:
+        for name in ("f.npy", "f.npy.json"):
+            (folder / name).write_bytes(contents[name])
+        name = list(contents)[rng.integers(len(contents))]
+        (folder / name).write_bytes((mutated_json if name.endswith(".json") else mutated)(contents[name], rng))
+        found = read_features((folder / name).with_name(name.removesuffix(".json")))
+        for layer in found.values:
+            assert found.matrix(layer).astype(np.float64).shape == (len(found), math.prod(found.about.shapes[layer]))
+
+    return case
+
+
 KINDS: dict[str, Open] = {
     "image": image, "tar": tar, "npy": npy, "pack": pack, "list": listed, "safetensors": safetensors,
-    "checkpoint": checkpoint,
+    "checkpoint": checkpoint, "features": features,
 }  # fmt: skip
 
 

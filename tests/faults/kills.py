@@ -139,7 +139,10 @@ def one_run(words: list[str], place: Path, kills: int, seed: int) -> dict[str, i
 
 def unbroken(place: Path, data: Path, *more: str) -> dict[str, str]:
     """The digest of a run that nothing disturbed; its cache is that of all that follow."""
-    import alexnet.training.start  # noqa: F401  # once, for all that are forked
+    # once, for all that are forked; torch's compiler it imports itself when it makes an optimizer
+    import torch._dynamo  # noqa: F401
+
+    import alexnet.training.start  # noqa: F401
 
     os.environ["ALEXNET_CACHE"] = str(place / "cache")
     child = begin(command(data, place / "whole", *more), place / "output")

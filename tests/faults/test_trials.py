@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet.weights.checkpoint import Store
-from tests.faults import Row, machine, saves, soak
+from tests.faults import Row, machine, saves, soak, space
 from tests.pictures import write_folder
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,20 @@ def test_signals_anywhere(source):
 def test_no_room_no_right_no_folder_no_lock(source):
     rows = fresh("space.space(Path(sys.argv[1]))", source)
     assert held(rows) and len(rows) >= 5
+
+
+def test_saves_that_failed_are_counted_as_the_run_counts_them():
+    def goes_on(step: int, count: int, why: str = "could not be saved (No space left on device)") -> str:
+        return f"r/step-{step:08d}: {why}; the run goes on ({count} of 3 failed saves that end it)"
+
+    end = "alexnet: r/step-00000018: could not be saved; 3 saves in a row have failed: the run ends"
+    lines = [goes_on(6, 1), "step 7/90  train", goes_on(12, 2, "changed or damaged since it was written"), end]
+    assert space.failed_saves(lines) == [(6, 1), (12, 2), (18, 3)] and space.three_in_a_row(lines)
+    for wrong in ([], lines[:3], lines[1:], [goes_on(6, 1), end], [goes_on(0, 1), goes_on(6, 2), end]):
+        assert not space.three_in_a_row(wrong)
+    seen = space.row("x", "4", 4, lines[1:], wanted=4, words=(), also=space.three_in_a_row(lines[1:]))
+    assert not seen.held and "step 12 (2), step 18 (3)" in seen.seen and lines[2] in seen.seen
+    assert space.row("x", "4", 4, lines, wanted=4, words=("3 saves in a row",), also=True).held
 
 
 @pytest.mark.slow

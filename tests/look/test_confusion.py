@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 from alexnet.data.classes import Classes, imagenet_classes
 from alexnet.errors import DataError
 from alexnet.evaluation.predictions import Predictions
-from alexnet.look.confusion import NAMED, coarse, confusion, draw_confusion
+from alexnet.look.confusion import NAMED, Confused, coarse, confused, draw_confusion
 from alexnet.look.figures import style
 from tests.look.words import crowded, said
 
@@ -29,25 +29,36 @@ def predictions(labels, first, bad=()):
     )
 
 
+def pairs(counts):
+    true, said = np.nonzero(counts)
+    return Confused(true, said, counts[true, said])
+
+
+def dense(found, classes):
+    made = np.zeros((classes, classes), np.int64)
+    made[found.true, found.said] = found.count
+    return made
+
+
 def test_the_matrix_is_scikit_learns():
     rng = np.random.default_rng(0)
     labels, first = rng.integers(0, 7, 500), rng.integers(0, 7, 500)
-    found = confusion(predictions(labels, first), 7)
+    found = dense(confused(predictions(labels, first), 7), 7)
     assert np.array_equal(found, confusion_matrix(labels, first, labels=range(7)))
-    found = confusion(predictions(labels, first, bad=range(100)), 7)
+    found = dense(confused(predictions(labels, first, bad=range(100)), 7), 7)
     assert np.array_equal(found, confusion_matrix(labels[100:], first[100:], labels=range(7)))
 
 
 @pytest.mark.parametrize(("labels", "first"), [([0, 5], [0, 1]), ([0, 1], [0, 5]), ([0, -1], [0, 1]), ([], [])])
 def test_answers_of_other_classes_are_refused(labels, first):
     with pytest.raises(DataError, match=r"^predictions/val\.parquet: "):
-        confusion(predictions(labels, first), 5)
+        confused(predictions(labels, first), 5)
 
 
 def test_every_number_stands_in_a_small_one():
     counts = np.array([[30, 2, 0], [1, 7, 9], [0, 0, 1200]])
     with style():
-        figure = draw_confusion(counts, Classes.of(["a", "$b_{$", "<c>"]), bad=4)
+        figure = draw_confusion(pairs(counts), Classes.of(["a", "$b_{$", "<c>"]), bad=4)
         assert crowded(figure) == []
     words = said(figure)
     assert {"30", "2", "1", "7", "9", "1,200", "a  32", "$b_{$  17", "<c>  1,200"} <= set(words) and "0" not in words
@@ -68,7 +79,7 @@ def test_every_number_stands_in_a_small_one():
 def test_names_have_room(count):
     names = Classes.of(f"the class of number {i}, whose name is long" for i in range(count))
     with style():
-        figure = draw_confusion(np.full((count, count), 12), names)
+        figure = draw_confusion(pairs(np.full((count, count), 12)), names)
         assert crowded(figure) == [] and figure.get_size_inches()[0] < 9.6
 
 
@@ -77,7 +88,7 @@ def test_a_thousand_classes_are_a_picture_and_the_worst_by_name():
     counts[2, 3], counts[400, 401], counts[999, 0] = 20, 30, 10
     begin = time.monotonic()
     with style():
-        figure = draw_confusion(counts, imagenet_classes())
+        figure = draw_confusion(pairs(counts), imagenet_classes())
         assert crowded(figure) == []
     assert time.monotonic() - begin < 5
     named = [word.strip() for word in said(figure) if "→" in word and "true" not in word]
@@ -89,13 +100,22 @@ def test_a_coarse_matrix_hides_no_confusion():
     counts = np.zeros((1001, 1001), np.int64)
     counts[np.arange(1001), np.arange(1001)] = 4
     counts[7, 993] = 1
-    shown = coarse(counts, 250)
+    shown = coarse(pairs(counts), 1001, 250)
     assert shown.shape == (250, 250) and (np.diag(shown) > 0).all() and shown[1, 248] == pytest.approx(0.2)
     assert (shown > 0).sum() == 251
-    assert np.array_equal(coarse(counts[:3, :3], 250), np.eye(3))
+    assert np.array_equal(coarse(pairs(counts[:3, :3]), 3, 3), np.eye(3))
+
+
+def test_twenty_thousand_classes_need_no_matrix():
+    labels = np.arange(21_841).repeat(2)
+    first = np.where(np.arange(len(labels)) % 7, labels, 0)
+    with style():
+        figure = draw_confusion(confused(predictions(labels, first), 21_841), Classes.of(map(str, range(21_841))))
+        assert crowded(figure) == []
+    assert "43,682 pictures, 85.7 % right" in said(figure)
 
 
 def test_no_mistake_at_all_is_drawn_too():
     with style():
-        assert crowded(draw_confusion(np.eye(60, dtype=np.int64), Classes.of(map(str, range(60))))) == []
-        assert crowded(draw_confusion(np.eye(2, dtype=np.int64), Classes.of("ab"))) == []
+        assert crowded(draw_confusion(pairs(np.eye(60, dtype=np.int64)), Classes.of(map(str, range(60))))) == []
+        assert crowded(draw_confusion(pairs(np.eye(2, dtype=np.int64)), Classes.of("ab"))) == []

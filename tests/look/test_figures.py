@@ -29,7 +29,7 @@ def drawing(words: str = "said") -> Figure:
 
 def written(path: Path) -> bytes:
     with style():
-        write_figure(drawing(), path)
+        write_figure(drawing(), path, dpi=100)
     return path.read_bytes()
 
 
@@ -61,13 +61,16 @@ import hashlib, sys, tempfile
 from pathlib import Path
 import numpy as np
 from alexnet.data.classes import Classes
+from alexnet.look.confusion import Confused, draw_confusion
 from alexnet.look.figures import style, write_figure
+from alexnet.look.network import draw_network
+from alexnet.network.variants import TINY
 folder = Path(tempfile.mkdtemp())
 for ending in ("png", "svg"):
     for name, draw in (("a", lambda: draw_network(TINY, 5)),
-                       ("b", lambda: draw_confusion(np.eye(2, dtype=int), Classes.of(["$x$", "\\u4e2d"])))):
+                       ("b", lambda: draw_confusion(Confused(np.arange(2), np.arange(2), np.ones(2, int)), Classes.of(["$x$", "\\u4e2d"])))):
         with style():
-            write_figure(draw(), folder / f"{name}.{ending}")
+            write_figure(draw(), folder / f"{name}.{ending}", dpi=100)
         print(hashlib.sha256((folder / f"{name}.{ending}").read_bytes()).hexdigest())
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -103,26 +106,36 @@ def test_what_is_written_is_a_picture(tmp_path):
 )
 def test_another_ending_or_no_folder_is_refused(tmp_path, name, says):
     with style(), pytest.raises(UsageError, match=says):
-        write_figure(drawing(), tmp_path / name)
+        write_figure(drawing(), tmp_path / name, dpi=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_pixels_are_refused(tmp_path):
+    for size in ((700, 1), (150, 150)):
+        with (
+            style(),
+            pytest.raises(UsageError, match=r"pixels are too many; draw less, or lower --dpi, or write \.svg"),
+        ):
+            write_figure(Figure(figsize=size), tmp_path / "a.png", dpi=100)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", ["$\\frac{", "$x^2$", "a_b^c{", "\\alpha", "<script>", "%d {0}"])
 def test_words_are_no_markup(tmp_path, words):
     with style():
-        write_figure(drawing(words), tmp_path / "a.png")
-        write_figure(drawing(words), tmp_path / "a.svg")
+        write_figure(drawing(words), tmp_path / "a.png", dpi=100)
+        write_figure(drawing(words), tmp_path / "a.svg", dpi=100)
     plain = shown(tmp_path / "a.png")
     with style():
         matplotlib.rcParams["text.parse_math"] = True
         figure = drawing(words.replace("$", "\\$"))
-        write_figure(figure, tmp_path / "b.png")
+        write_figure(figure, tmp_path / "b.png", dpi=100)
     assert np.array_equal(plain, shown(tmp_path / "b.png"))
 
 
 def test_a_script_that_no_font_has_is_no_warning(tmp_path):
     with style():
-        write_figure(drawing("\u16a0\u13a0\U0001f33c"), tmp_path / "a.png")
+        write_figure(drawing("\u16a0\u13a0\U0001f33c"), tmp_path / "a.png", dpi=100)
     assert (tmp_path / "a.png").stat().st_size > 0
 
 

@@ -6,7 +6,7 @@ import torch
 
 from alexnet.data.classes import Classes
 from alexnet.data.sources import open_source
-from alexnet.errors import UsageError
+from alexnet.errors import DataError
 from alexnet.look.figures import style
 from alexnet.look.neighbours import draw_neighbours, nearest_pictures
 from alexnet.look.pictures import stored_forms
@@ -64,7 +64,7 @@ def test_fewer_than_asked_and_none_at_all(place, loaded, tmp_path):
     assert sorted(found[0].rows) == [1, 2]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="none of 1 pictures can be decoded"):
+    with pytest.raises(DataError, match="none of 1 pictures can be decoded"):
         nearest_pictures(loaded, among, open_source(tmp_path), layer="fc7", k=6, device=CPU)
 
 

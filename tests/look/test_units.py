@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.data.sources import open_source
-from alexnet.errors import UsageError
+from alexnet.errors import DataError, UsageError
 from alexnet.look.figures import style
 from alexnet.look.units import OUTSIDE, Excited, draw_units, lively, most_exciting, part_seen
 from alexnet.network.cost import cost, seen
@@ -147,7 +147,7 @@ def test_unknown_units_and_layers_are_refused(samples, loaded, tmp_path):
         most_exciting(loaded, samples, "conv9", [], device=CPU)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="none of 1 pictures can be decoded"):
+    with pytest.raises(DataError, match="none of 1 pictures can be decoded"):
         most_exciting(loaded, open_source(tmp_path), "conv5", [], device=CPU)
 
 

@@ -136,9 +136,9 @@ def test_every_recipe_is_put_into_words(tmp_path, recipe):
     with style():
         figure = draw_augment(image(), np.stack([image()[:s, :s]] * 11), in_words(run))
         assert crowded(figure) == []
-    words = " ".join(" ".join(said(figure)).split())
+    words = " ".join(said(figure)).replace("\n", " ")
     assert ("colour noise 0.1·√λ" in words) == bool(recipe.colour_noise)
-    assert ("saturation ±20 %" in words) == bool(recipe.saturation)
+    assert ("saturation ±20\N{NO-BREAK SPACE}%" in words) == bool(recipe.saturation)
 
 
 @pytest.mark.parametrize(

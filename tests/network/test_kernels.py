@@ -57,6 +57,35 @@ def test_every_choice_equals_the_plain_one(name):
             assert float((theirs[parameter] - gradient).abs().max()) < 1e-9 * largest, (kernels, parameter)
 
 
+@pytest.mark.parametrize("name", ["tiny", pytest.param("article", marks=pytest.mark.slow)])
+def test_every_choice_in_bf16_is_as_near_to_fp32_as_the_plain_one(name):
+    """As training computes it: logits, and the gradient of fc8, which no pool's or ReLU's turn reaches, within 3 %."""
+    model = build(name, classes=5, seed=1, dropout=0.0).to(memory_format=torch.channels_last).train()
+    side = model.variant.side
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2)) * 50
+    images = images.to(memory_format=torch.channels_last)
+    logits, gradients = answers(model, PLAIN, images)
+    for kernels in (PLAIN, *OTHERS):
+        with torch.autocast("cpu", torch.bfloat16):
+            ours, theirs = answers(model, kernels, images)
+        assert ours.dtype == torch.bfloat16
+        assert far(ours, logits) < 0.03 and far(theirs["fc8.weight"], gradients["fc8.weight"]) < 0.06, kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_relu_behind_its_pool_is_a_relu_before_it(dtype):
+    """The network, which takes the pool first, against the rows one by one: bit for bit, forward and gradient."""
+    model = build("torchvision", classes=5, seed=1, dropout=0.0).to(dtype).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2)).to(dtype)
+    found = []
+    for run in (model, lambda x: model.trace(x, ["fc8"])["fc8"]):
+        model.zero_grad(set_to_none=True)
+        logits = run(images.to(memory_format=torch.channels_last))
+        logits.float().square().sum().backward()
+        found.append([logits.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_measurement_names_what_it_measured():
     made, measured = fastest(variant("paper"), batch=1, precision="fp32", device=torch.device("cpu"))
     assert set(measured) == {"lrn", "conv1", "towers"}  # the rest is for a GPU

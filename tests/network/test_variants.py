@@ -1,5 +1,6 @@
 """Each variant's totals, shapes, initial values and names, against figures typed from the published sources."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from alexnet.errors import UsageError
 from alexnet.network import fidelity
 from alexnet.network.build import AlexNet, build
 from alexnet.network.cost import cost, describe, difference
-from alexnet.network.variants import VARIANTS, Conv, Linear, MaxPool, layer_name, variant
+from alexnet.network.variants import VARIANTS, Conv, Linear, MaxPool, layer_name, names, variant
 
 TOTALS = {  # parameters, multiply-adds
     "article": (76_009_832, 1_270_155_264),
@@ -187,18 +188,97 @@ def test_article_padding_is_tensorflows():
 
 
 def test_names_of_other_programs():
-    names = {
+    known = {
         "features.0": "conv1", "features.12": "pool5", "classifier.1": "fc6", "classifier.6": "fc8", "conv1a": "conv1",
         "rnorm1b": "norm1", "pool1a_neuron": "relu1", "cnorm2a": "wmnorm2", "pool3b": "pool5", "fc2048a": "fc6",
         "fc2048b": "fc6", "fc2048ba": "fc7", "fc2048bb": "fc7", "hs2a": "drop7", "fc1000": "fc8", "conv5": "conv5",
+        "fc1": "fc6", "fc3": "fc8",
     }  # fmt: skip
-    for theirs, ours in names.items():
+    for theirs, ours in known.items():
         assert layer_name(theirs, VARIANTS["convnet"]) == ours
     assert layer_name("fc4096ba", VARIANTS["half"]) == layer_name("fc4096b", VARIANTS["onetower"]) == "fc7"
     with pytest.raises(UsageError, match=r"torchvision has no layer 'norm1'; known: conv1, relu1, pool1"):
         layer_name("norm1", VARIANTS["torchvision"])
     with pytest.raises(UsageError, match="known: article, paper, convnet"):
         variant("alexnet")
+
+
+def test_the_map_of_names():
+    """Each name of the map is understood, as the layer beside it; and what the worlds call one by hand."""
+    for table in VARIANTS.values():
+        found = names(table)
+        assert list(found) == [row.name for row in table.layers]
+        for layer, worlds in found.items():
+            assert list(worlds) == ["torchvision", "caffe", "tensorflow", "convnet"]
+            assert all(layer_name(name, table) == layer for there in worlds.values() for name in there)
+    assert names(VARIANTS["convnet"])["fc7"] == {
+        "torchvision": ("classifier.4",), "caffe": ("fc7",), "tensorflow": ("fc2",), "convnet": ("fc2048ba", "fc2048bb"),
+    }  # fmt: skip
+    assert names(VARIANTS["half"])["fc6"]["convnet"] == ("fc4096a",)
+    assert names(VARIANTS["onetower"])["relu7"]["convnet"] == ("fc4096b_neuron",)
+    assert names(VARIANTS["onetower"])["norm2"] == {
+        "torchvision": (), "caffe": ("norm2",), "tensorflow": (), "convnet": ("rnorm2",),
+    }  # fmt: skip
+    assert names(VARIANTS["convnet"])["wmnorm2"] == {
+        "torchvision": (), "caffe": (), "tensorflow": (), "convnet": ("cnorm2a", "cnorm2b"),
+    }  # fmt: skip
+    assert names(VARIANTS["bn"])["bn0"]["caffe"] == ("data/bn", "data/scale")
+    torchvisions = [name for layer in names(VARIANTS["torchvision"]).values() for name in layer["torchvision"]]
+    assert torchvisions == [f"features.{n}" for n in range(13)] + [f"classifier.{n}" for n in range(7)]
+
+
+def test_info_names(capsys):
+    info("convnet", names=True, json=True)
+    document = loads(capsys.readouterr().out)
+    assert list(document) == ["variant", "names"] and document["variant"] == "convnet"
+    assert document["names"][0] == {
+        "layer": "conv1", "torchvision": ["features.0"], "caffe": ["conv1"], "tensorflow": ["conv1"],
+        "convnet": ["conv1a", "conv1b"],
+    }  # fmt: skip
+    info("article", names=True)
+    out = capsys.readouterr().out
+    assert re.search(r"fc7 +classifier.4 +fc7 +fc2 +fc4096b", out) and "Variable_1" in out
+    for wrong in ({"diff": "caffe"}, {"classes": 5}):
+        with pytest.raises(UsageError, match="--names: not with"):
+            info("convnet", names=True, **wrong)
+
+
+# The traps between Caffe's network and the others, by hand from their sources: layer and what, there and here.
+TRAPS = {
+    "paper": {
+        ("", "side"): ("227", "224"), ("", "colour"): ("BGR", "RGB"), ("", "mean_crop"): ("aligned", "centre"),
+        ("", "resize"): ("warp", "shorter"), ("conv1", "pad"): ("0", "0 before, 3 after"),
+        ("norm1", "k"): ("1", "2"), ("norm1", "divide"): ("yes", "no"), ("norm1", "towers"): ("1", "2"),
+        ("conv2", "bias"): ("0.1", "1"), ("fc6", "init"): ("normal 0.005", "normal 0.01"),
+    },
+    "convnet": {
+        ("", "side"): ("227", "224"), ("conv1", "pad"): ("0", "0 before, 3 after"), ("norm2", "towers"): ("1", "2"),
+        ("norm1", "k"): ("1", "2"),
+        ("conv1", "order"): ("conv1 → relu1 → norm1 → pool1", "conv1 → norm1 → pool1 → relu1"),
+        ("wmnorm2", "layer"): ("absent", "within_map_lrn: size 5, k 1, alpha 0.001, beta 0.75"),
+        ("conv3", "init"): ("normal 0.01", "normal 0.03"), ("", "mean_crop"): ("aligned", "centre"),
+    },
+    "torchvision": {
+        ("", "side"): ("227", "224"), ("", "scale"): ("1", "0.00392157"), ("", "std"): ("1, 1, 1", "0.229, 0.224, 0.225"),
+        ("conv1", "out"): ("96", "64"), ("conv1", "pad"): ("0", "2"), ("conv2", "out"): ("256", "192"),
+        ("conv2", "groups"): ("2", "1"), ("conv4", "groups"): ("2", "1"), ("conv4", "out"): ("384", "256"),
+        ("norm1", "layer"): ("lrn: size 5, k 1, alpha 0.0001, beta 0.75, divide yes, towers 1", "absent"),
+        ("norm2", "layer"): ("lrn: size 5, k 1, alpha 0.0001, beta 0.75, divide yes, towers 1", "absent"),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("other", TRAPS)
+def test_the_traps_are_told(other, capsys):
+    found = {(one.layer, one.what): (one.here, one.there) for one in difference(VARIANTS["caffe"], VARIANTS[other])}
+    assert TRAPS[other].items() <= found.items()
+    if other == "convnet":
+        assert not {("norm1", "divide"), ("norm1", "alpha")} & found.keys(), "both divide the same alpha"
+    info("caffe", diff=other)
+    out = " ".join(capsys.readouterr().out.split())
+    for (layer, what), (here, there) in TRAPS[other].items():
+        if max(len(here), len(there)) < 20:  # longer ones are broken over lines
+            assert re.search(rf"{layer or 'images'} {what} {re.escape(here)} .*{re.escape(there)}", out), (layer, what)
 
 
 def test_difference():

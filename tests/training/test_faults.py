@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import asdict, replace
@@ -18,7 +19,8 @@ import torch
 
 from alexnet import files, stop
 from alexnet.data.samples import Samples
-from alexnet.errors import AlexNetError, NumbersError, Stopped, UsageError, WeightsError
+from alexnet.errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, UsageError, WeightsError
+from alexnet.network import kernels
 from alexnet.network.kernels import PLAIN
 from alexnet.training import loop, start
 from alexnet.training.journal import Journal
@@ -403,11 +405,105 @@ def test_half_a_character_in_the_list_of_bad_pictures_stops_nothing(pictures, tm
     assert start.train(asked(pictures, run, epochs=2), quiet())["last"]["step"] == 8
 
 
-def test_a_signal_after_resume_exact_says_how_to_go_on(pictures, tmp_path, once, monkeypatch):
-    run = shutil.copytree(once, tmp_path / "run")
+def test_pictures_that_are_all_gone_are_no_bad_images_to_skip(pictures, tmp_path, monkeypatch):
+    """A disk that is taken away in the middle: a run that skips bad pictures does not go through its epochs without any."""
+    data, run, console, read = shutil.copytree(pictures, tmp_path / "data"), tmp_path / "run", quiet(), Samples.read
+    wanted = asked(data, run, bad_images="skip", set=("validate_epochs=9",))
+    gone = threading.Event()
+
+    def reads(samples, row):
+        if gone.is_set():
+            raise BadImage(str(samples.path(row)), "Input/output error")
+        return read(samples, row)
+
+    ordinary = loop.step
+
+    def step(job, *given, number, lr):
+        if number == 5:
+            gone.set()
+        return ordinary(job, *given, number=number, lr=lr)
+
+    monkeypatch.setattr(Samples, "read", reads)
+    monkeypatch.setattr(loop, "step", step)
+    with pytest.raises(DataError, match=r"Input/output error; so it is with the \d+ pictures before it") as caught:
+        start.train(wanted, console)
+    assert caught.value.code == 3 and str(data) in str(caught.value) and not isinstance(caught.value, BadImage)
+    assert 6 <= int((run / "last").read_text().strip()[5:13]) < 12
+    monkeypatch.undo()
+    assert start.train(wanted, quiet())["last"]["step"] == 12
+
+
+def test_a_batch_of_bad_pictures_among_good_ones_is_passed_over(pictures, tmp_path, monkeypatch):
+    data, run = shutil.copytree(pictures, tmp_path / "data"), tmp_path / "run"
+    wanted = asked(data, run, epochs=1, bad_images="skip", set=("scale=0.1", "colour_noise=0.0"))
+    job, _, _ = start.prepare(replace(wanted, run=str(tmp_path / "x")), quiet())
+    rows = list(loop.order(job, 0, 4))[2].rows
+    for row in rows:
+        job.train.path(int(row)).write_bytes(b"no picture")
+    result = start.train(wanted, quiet())
+    assert result["last"]["step"] == 4 and len((run / "bad_images.jsonl").read_text().splitlines()) == len(rows) == 12
+
+
+def test_a_log_that_cannot_be_made_durable_is_said_and_the_run_goes_on(pictures, tmp_path, monkeypatch):
+    """Some disks take what is written, and say only then that they had no room for it."""
+    run, console, ordinary = tmp_path / "run", quiet(), files.sync
+
+    def sync(path):
+        if path.name == "metrics.jsonl":
+            raise OSError(28, "No space left on device")
+        ordinary(path)
+
+    monkeypatch.setattr(files, "sync", sync)
+    assert start.train(asked(pictures, run, **EVERY), console)["stopped"] == "done"
+    said = "metrics.jsonl: could not be written (No space left on device); the run goes on"
+    assert console.file.getvalue().count(said) == 3 and (run / "last").read_text() == "step-00000012\n"
+
+
+def test_a_signal_is_heeded_while_a_source_is_opened(pictures, tmp_path, monkeypatch):
+    """Of ImageNet's tar, that may take minutes from a disk."""
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(pictures, "set")
+    names = sorted(path.relative_to(pictures) for path in pictures.rglob("*.png"))
+    (tmp_path / "list.txt").write_text("".join(f"{pictures / name} {name.parent}\n" for name in names))
     monkeypatch.setattr(stop, "requested", lambda: True)
+    for data in (pictures, tmp_path / "set.tar", tmp_path / "list.txt"):
+        with pytest.raises(
+            Stopped, match=r"^stopped while .*(class0|set\.tar|list\.txt) was (opened|looked through); "
+        ) as caught:
+            start.train(asked(data, tmp_path / "run"), quiet())
+        assert caught.value.code == 75 and not (tmp_path / "run").exists()
+
+
+def test_a_signal_is_heeded_while_kernels_are_measured(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    ordinary = kernels._seconds
+
+    def measured(*given):
+        if not stop.requested():  # a second one ends the process
+            signal.raise_signal(signal.SIGTERM)
+        return ordinary(*given)
+
+    monkeypatch.setattr(kernels, "_seconds", measured)
+    wanted = asked(pictures, tmp_path / "run", kernels="auto", epochs=1)
+    with pytest.raises(Stopped, match="stopped while kernels were measured") as caught:
+        start.train(wanted, quiet())
+    assert caught.value.code == 75 and not (tmp_path / "run" / "recipe.json").exists()
+    monkeypatch.setattr(kernels, "_seconds", ordinary)
+    assert start.train(wanted, quiet())["stopped"] == "done"
+
+
+def test_a_signal_after_resume_exact_says_how_to_go_on(pictures, tmp_path, once, monkeypatch):
+    run, step, done = shutil.copytree(once, tmp_path / "run"), loop.step, list[int]()
+
+    def counted(*given, number, **more):
+        done.append(number)
+        return step(*given, number=number, **more)
+
+    monkeypatch.setattr(loop, "step", counted)
+    monkeypatch.setattr(stop, "requested", lambda: bool(done))  # not while the pictures are looked for
     with pytest.raises(Stopped, match="stopped at step 5 of 8; run it again, without --resume, to go on"):
         start.train(asked(pictures, run, epochs=2, resume=("exact", str(run / "last"))), quiet())
+    done.clear()
     with pytest.raises(Stopped, match="stopped at step 6 of 8; run it again to go on"):
         start.train(asked(pictures, run, epochs=2), quiet())
 
@@ -521,6 +617,16 @@ def test_epochs_whose_kernels_found_no_room_are_not_a_number(pictures, tmp_path,
     assert "kernels.npy: could not be written (No space left on device); the run goes on" in console.file.getvalue()
     kept = np.load(tmp_path / "run" / "kernels.npy", allow_pickle=False)
     assert len(kept) == 3 and np.isnan(kept[0]).all() and np.isfinite(kept[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "said"),
+    [(128, 1, "--batch-size 64 takes less, and so does --accumulate 2, which computes the same"),
+     (10, 4, "--batch-size 5 takes less, and so does --accumulate 8, which computes the same"),
+     (10, 8, "--batch-size 5 takes less"), (1, 1, "a smaller --variant takes less")],
+)  # fmt: skip
+def test_what_takes_less_memory_is_something_that_can_be_asked_for(size, parts, said):
+    assert start._out_of_memory(size, parts) == f"out of memory with batches of {size}: {said}; what was saved stands"
 
 
 LITTLE = """

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rich.console import Console
 from alexnet.cli import console_for
 from alexnet.network.build import build
 from alexnet.training import loop, start
+from alexnet.training.journal import Board
 from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
@@ -162,6 +164,30 @@ def test_no_step_is_drawn_twice_after_a_kill(made):
         if not tag.startswith("train/seconds") and tag != "train/images_per_second":
             assert [e.value for e in one] == [e.value for e in two], tag
     assert [e.step for e in whole.Images("conv1")] == [e.step for e in broken.Images("conv1")]
+
+
+def test_an_event_for_which_there_is_no_room_leaves_no_half_of_it(tmp_path):
+    """The disk takes a part of it and says nothing: what was drawn before can be read."""
+    (tmp_path / "tensorboard").mkdir()
+    drawn = Board(tmp_path / "tensorboard", step=0)
+    drawn.scalars({"loss": 1.5}, 1)
+    file, drawn.file = (
+        drawn.file,
+        SimpleNamespace(
+            write=lambda content: file.write(content[:20]),
+            tell=lambda: file.tell(),
+            truncate=lambda end: file.truncate(end),
+        ),
+    )
+    with pytest.raises(OSError, match="No space left on device"):
+        drawn.scalars({"loss": 2.5}, 2)
+    file.close()
+    assert [(event.step, event.value) for event in board(tmp_path).Scalars("loss")] == [(1, 1.5)]
+    content = drawn.path.read_bytes()
+    at, events = 0, 0
+    while at < len(content):  # a length, its checksum, so many bytes, theirs
+        at, events = at + 16 + int.from_bytes(content[at : at + 8], "little"), events + 1
+    assert (at, events) == (len(content), 2)
 
 
 def test_lines_for_a_person_leave_stdout_to_the_document(capsys):

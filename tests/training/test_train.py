@@ -6,7 +6,9 @@ import math
 import shutil
 import signal
 import subprocess
+import threading
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +19,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from alexnet import stop
+from alexnet.data import augment_cpu
 from alexnet.data.augment import Augment
 from alexnet.data.loader import batches
 from alexnet.data.pack import pack
 from alexnet.data.sources import open_data
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
+from alexnet.network import lrn_cpu
 from alexnet.network.build import build
 from alexnet.network.kernels import PLAIN
 from alexnet.network.variants import variant
@@ -252,6 +256,17 @@ def test_parts_of_a_batch_are_the_batch(pictures, tmp_path):
     one, three = load_file(tmp_path / "one" / last), load_file(tmp_path / "three" / last)
     for name, value in one.items():
         assert (value - three[name]).abs().max() <= 1e-4 * value.abs().max(), name
+
+
+def test_the_rest_of_an_epoch_may_have_fewer_pictures_than_parts(pictures, tmp_path):
+    """57 pictures to train on: batches of 12, and one of 9 in twelve parts, three of which are empty."""
+    for name, parts in (("one", 1), ("twelve", 12)):
+        wanted = asked(pictures, tmp_path / name, epochs=1, accumulate=parts, set=("drop_last=false",))
+        assert start.train(wanted, quiet())["last"]["step"] == 5
+    last = "checkpoints/step-00000005/model.safetensors"
+    one, twelve = load_file(tmp_path / "one" / last), load_file(tmp_path / "twelve" / last)
+    for name, value in one.items():
+        assert (value - twelve[name]).abs().max() <= 1e-4 * value.abs().max(), name
 
 
 def test_a_finished_run_answers_and_can_be_extended(pictures, tmp_path):
@@ -567,7 +582,10 @@ def test_kernels_are_measured_once_and_kept_with_the_run(pictures, tmp_path, mon
     console = quiet()
     first = start.train(asked(pictures, tmp_path / "a", epochs=1, kernels="auto"), console)
     assert "lrn numba (torch 2000.0 ms, numba 1000.0 ms)" in console.file.getvalue()
-    start.train(asked(pictures, tmp_path / "b", epochs=1, kernels="auto"), quiet())
+    for _ in range(2):  # measured or kept, the run says which it has
+        assert "threads, kernels: lrn numba, conv1 blocks, towers apart\n" in console.file.getvalue()
+        console = quiet()
+        start.train(asked(pictures, tmp_path / "b", epochs=1, kernels="auto"), console)
     assert len(calls) == 1 and calls[0]["batch"] == 12, "the cache answers for the same machine, variant and batch"
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     for run in ("a", "b"):
@@ -584,6 +602,38 @@ def test_kernels_are_measured_once_and_kept_with_the_run(pictures, tmp_path, mon
     monkeypatch.setattr("alexnet.network.kernels.has_numba", lambda: False)
     with pytest.raises(UsageError, match="numba is not installed"):
         start.train(asked(pictures, tmp_path / "a", epochs=2, kernels="auto"), quiet())
+
+
+def test_no_step_compiles(pictures, tmp_path, monkeypatch):
+    """Neither the first, nor one after the kernels were chosen in another process: what is compiled is so before."""
+    across, augmenting = (
+        cache(lrn_cpu._across.__wrapped__),
+        cache(augment_cpu._kernel.__wrapped__),
+    )  # nothing compiled yet
+    kernels: list[tuple] = []
+    monkeypatch.setattr(lrn_cpu, "_across", lambda *of: kernels.append(across(*of)) or across(*of))
+    monkeypatch.setattr(augment_cpu, "_kernel", lambda *of: kernels.append((augmenting(*of),)) or augmenting(*of))
+    wanted = asked(pictures, tmp_path / "run", batch_size=24, kernels="auto")
+    job, _, _ = start.prepare(wanted, quiet())
+    job.model.kernels = replace(PLAIN, lrn="numba")
+    start.colours(job, quiet())
+
+    def compiled() -> dict[int, int]:
+        return {id(kernel): len(kernel.signatures) for pair in kernels for kernel in pair}
+
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    start.warm(job)
+    made = compiled()
+    assert len(made) == 3 and set(made.values()) == {1}, "forward and back, and the augmentation"
+    assert not job.rule.state and all(parameter.grad is None for parameter in job.model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in job.model.state_dict().items())
+    batch = next(
+        batches(job.train, loop.order(job, 0, 1), loop.preparer(job)[0], side=job.preprocess.stored, threads=1)
+    )
+    x = loop.views_of(job, batch, loop.Normalise(job.preprocess, job.mean, job.device), loop.augment_of(job.recipe))
+    calls = len(kernels)
+    loop.step(job, x, batch.labels, number=0, lr=0.01)
+    assert len(kernels) > calls and compiled() == made
 
 
 def test_the_commit_is_the_programs_own(tmp_path, monkeypatch):
@@ -701,10 +751,24 @@ def test_the_first_epochs_end_says_where_the_time_went(pictures, tmp_path):
     assert said.getvalue().count("of the time waiting for data: disk ") == 1
 
 
-def test_stop_flag_is_reset():
-    with stop.watch():
-        assert not stop.requested()
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.requested()
-    with stop.watch():
-        assert not stop.requested()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_the_flag_is_for_its_block(number):
+    """What comes after a training that a signal stopped, an evaluation in the same notebook, was not asked to end."""
+    before = signal.getsignal(number)
+    for _ in range(2):
+        with stop.watch():
+            assert not stop.requested()
+            signal.raise_signal(number)
+            assert stop.requested()
+        assert not stop.requested() and signal.getsignal(number) is before
+
+
+def test_another_thread_than_the_main_one_may_train(pictures, tmp_path):
+    """Python lets it set no signals; what the main one has set stays."""
+    results, before = [], signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(
+        target=lambda: results.append(start.train(asked(pictures, tmp_path / "run", epochs=1), quiet()))
+    )
+    thread.start()
+    thread.join()
+    assert [result["stopped"] for result in results] == ["done"] and signal.getsignal(signal.SIGTERM) is before

@@ -57,7 +57,7 @@ def test_an_onnx_file_is_the_network(name, whole, tmp_path, monkeypatch):
     expected = expected_of(given.model, views)
     assert apart(ran(path, views.numpy()), expected) <= 1e-4
     back = read_onnx(path)
-    assert back.likely == name and back.classes == given.classes.keys and back.notes == ()
+    assert back.likely == name and back.classes == given.classes and back.notes == ()
     assert back.preprocess == onnx_room.fields(given.preprocess)
     assert (back.mean is None and given.mean is None) or np.array_equal(back.mean, given.mean)
     assert all(torch.equal(value, back.tensors[key]) for key, value in given.model.state_dict().items())
@@ -127,7 +127,11 @@ def test_the_largest_mean_image_fits_into_a_header(tmp_path):
 def test_what_is_refused(tmp_path, monkeypatch):
     given = loaded(VARIANTS["tiny"])
     for kind, asked, match in [
-        ("tflite", {}, "--format tflite: unknown; known are onnx, torch-export, safetensors, openvino, torchvision"),
+        (
+            "tflite",
+            {},
+            "--format tflite: unknown; known are onnx, torch-export, safetensors, openvino, torchvision, caffe",
+        ),
         ("safetensors", {"pixels": True}, "weights alone, so neither --uint8 nor --softmax"),
         ("torchvision", {"softmax": True}, "weights alone, so neither --uint8 nor --softmax"),
         ("torch-export", {"calibration": lambda: images(VARIANTS["tiny"], 2)}, "not with --int8"),

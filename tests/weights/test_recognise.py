@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torchvision
@@ -16,16 +18,21 @@ from safetensors.torch import save_file
 
 import alexnet
 from alexnet.data.classes import Classes, imagenet_classes
-from alexnet.errors import UsageError, WeightsError
+from alexnet.errors import AlexNetError, UsageError, WeightsError
 from alexnet.evaluation.judge import judge
 from alexnet.network.build import AlexNet, build
 from alexnet.network.cost import shapes
 from alexnet.network.variants import VARIANTS
 from alexnet.weights import pth, recognise
+from alexnet.weights.export import export
+from alexnet.weights.onnx import graph
 from alexnet.weights.recognise import kind_of, read_model
 from alexnet.weights.run import is_run, open_run, preprocess_of
+from tests.networks import lively, small
 from tests.pictures import write_folder
 from tests.strangers import CANARY, PTH
+from tests.weights import test_caffe as caffes
+from tests.weights.test_export import loaded
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,93 @@ def test_torchvisions_names_are_torchvisions_network(tmp_path):
         assert torch.allclose(opened.model(images), theirs(images), rtol=1e-4, atol=1e-4)
     assert opened.model.variant.name == "torchvision" and not opened.notes
     assert open_run(tmp_path / "x.safetensors", named="onetower").model.variant.name == "onetower"
+
+
+@pytest.mark.parametrize("before", ["", "module."])
+@pytest.mark.parametrize("within", ["", "module."])
+def test_torchvisions_names_however_it_was_shared_out(before, within):
+    """`features` alone was shared by several GPUs in the first programs, all of the network in others."""
+    with torch.device("meta"):
+        theirs = torchvision.models.alexnet(weights=None, num_classes=3).state_dict()
+    shared = {before + name.replace("features.", f"features.{within}"): name for name in theirs}
+    found = recognise._bare({name: tuple(theirs[short].shape) for name, short in shared.items()})
+    ours = recognise.torchvision.our_names(found.values())
+    assert len(ours) == 16 and sorted(ours.values()) == sorted(shapes(VARIANTS["torchvision"], 3))
+    back = recognise.torchvision.their_names(ours.values())
+    assert all(back[ours[found[name]]] == short for name, short in shared.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["features.module.", "module.features.module."])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_shared_out_pytorch_file(prefix, kind, tmp_path):
+    theirs = torchvision.models.alexnet(weights=None, num_classes=3).eval().to(kind)
+    before = "module." if prefix.startswith("module.") else ""
+    state = {
+        (prefix + name.removeprefix("features.") if name.startswith("features.") else before + name): value
+        for name, value in theirs.state_dict().items()
+    }
+    torch.save({"state_dict": state, "arch": "alexnet", "best_acc1": torch.tensor(56.5)}, tmp_path / "x.pth.tar")
+    assert kind_of(tmp_path / "x.pth.tar") == "pth"
+    opened = open_run(tmp_path / "x.pth.tar")
+    assert opened.model.variant.name == "torchvision"
+    names = recognise.torchvision.their_names(opened.model.state_dict())
+    for name, value in opened.model.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[names[name]].float())
+
+
+@pytest.mark.parametrize("name", ["paper", "convnet", "caffenet", "onnxzoo"])
+def test_a_file_of_ours_says_what_it_is(name, tmp_path, monkeypatch):
+    """Its variant among those of the same shapes, its classes with their words, its preparation and its mean image."""
+    monkeypatch.setattr(recognise, "VARIANTS", {key: small(table) for key, table in VARIANTS.items()})
+    monkeypatch.setitem(VARIANTS, name, small(VARIANTS[name]))
+    given = loaded(VARIANTS[name])
+    given.classes = Classes(("a", "b", "c", "d", "e", "f", "g"), tuple(f"word {n}" for n in range(7)))
+    given.preprocess = replace(given.preprocess, exif=False, filter="bicubic")
+    (path,) = export(given, tmp_path / "x.safetensors", "safetensors")
+    opened = open_run(path)
+    assert opened.model.variant.name == name and equal(opened.model, given.model.state_dict())
+    assert opened.classes == given.classes and not opened.numbered and opened.notes == []
+    assert opened.preprocess == given.preprocess
+    assert (opened.mean is None and given.mean is None) or torch.equal(*map(torch.tensor, (opened.mean, given.mean)))
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])["__metadata__"]
+    for key, value, says in (
+        ("classes.json", '[{"key": "a", "words": "a"}]', "fc8 has 7 outputs, and classes.json 1 classes"),
+        ("preprocess.json", "{}", "its metadata cannot be read"),
+        (
+            "preprocess.json",
+            json.dumps(json.loads(header["preprocess.json"]) | {"side": 64}),
+            "its pictures are of 64 pix",
+        ),
+        ("mean", "AAAA", "its metadata cannot be read") if "mean" in header else ("variant", "tiny", "alike"),
+    ):
+        save_file(given.model.state_dict(), path, header | {key: value})
+        with pytest.raises(AlexNetError, match=says):
+            open_run(path)
+
+
+def test_a_kind_is_told_by_the_content(tmp_path):
+    for name, content, expected in (
+        ("a.bin", graph(lively(VARIANTS["tiny"])).SerializeToString(), "onnx"),
+        (
+            "b.bin",
+            (Path(onnx.__file__).parent / "backend/test/data/light/light_bvlc_alexnet.onnx").read_bytes(),
+            "onnx",
+        ),
+        (
+            "c.bin",
+            caffes.encoded(caffes.net("caffe", caffes.FULL), caffes.few(caffes.net("caffe", caffes.FULL))),
+            "caffe",
+        ),
+        ("d.bin", caffes.encoded(caffes.net("caffe", caffes.FULL), {}, "old"), "caffe"),
+        ("e.onnx", caffes.of_conv1(caffes.ONE), "caffe"),
+        ("f.bin", caffes.blob(torch.ones(3, 4, 4).numpy(), "old"), None),  # a mean image
+        ("g.txt", b"\n\x20words, and no number of them\n", None),
+        ("h.bin", b"\n", None),
+        ("i.caffemodel", b"\x12", "caffe"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert kind_of(tmp_path / name) == expected, name
 
 
 def test_a_thousand_classes_are_imagenets(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def test_a_pointer_that_leaves_the_folder_is_refused(run, said):
     with pytest.raises(WeightsError, match="is not the name of a checkpoint") as caught:
         open_run(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "classes.json", "preprocess.json", "data.json", "mean.npy", "best"])
+def test_a_pipe_or_a_hole_in_a_files_place_is_neither_waited_for_nor_read(run, name):
+    for make in (os.mkfifo, lambda path: path.touch() or os.truncate(path, 1 << 40)):
+        (run / name).unlink()
+        make(run / name)
+        with pytest.raises(AlexNetError) as caught:
+            open_run(run)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "classes.json", "preprocess.json", "data.json", "mean.npy"])
