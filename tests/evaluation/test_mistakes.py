@@ -78,10 +78,15 @@ def confident(p: np.ndarray, labels: np.ndarray) -> dict[int, int]:
 @pytest.mark.parametrize("seed", range(4))
 def test_label_errors_are_those_of_the_confident_joint(tmp_path, seed):
     given = random_answers(300, 5, seed)
+    sharp = given.probabilities ** np.linspace(0.4, 4, 5)[given.labels][:, None]  # classes of unequal skill
+    given = replace(given, probabilities=(sharp / sharp.sum(1, keepdims=True)).astype(np.float32))
     p = given.probabilities.astype(np.float64)
     found = likely_label_errors(kept(given, tmp_path), 5)
     assert dict(zip(found.rows.tolist(), found.looks_like.tolist(), strict=True)) == confident(p, given.labels)
     assert len(found.rows) > 10
+    usual = np.array([p[given.labels == k, k].mean() for k in range(5)])
+    sure = (p.argmax(1) == given.labels) & ((p >= usual) & (np.arange(5) != given.labels[:, None])).any(1)
+    assert (sure & (p[np.arange(300), given.labels] < usual[given.labels])).any(), "none that only the answer clears"
     own = p[found.rows, given.labels[found.rows]]
     assert np.allclose(found.of_label, own, rtol=1e-5)
     assert np.allclose(found.probability, p[found.rows, found.looks_like])
