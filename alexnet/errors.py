@@ -30,8 +30,15 @@ class Misfit(NamedTuple):
 
 
 def out_of_memory(reason: BaseException) -> bool:
-    """Whether this is what torch or Python raises where memory ends: torch has a kind of its own for a GPU alone."""
-    return isinstance(reason, MemoryError) or "OutOfMemory" in type(reason).__name__ or "allocate memory" in str(reason)
+    """Whether this is what torch or Python raises where memory ends.
+
+    torch has a kind of its own for a GPU alone. oneDNN, where what it has planned finds no room, says that it cannot create
+    the primitive; what it cannot do at all has no primitive descriptor, and other words.
+    """
+    words = str(reason)
+    if isinstance(reason, MemoryError) or "OutOfMemory" in type(reason).__name__:
+        return True
+    return "allocate memory" in words or words == "could not create a primitive"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -40,7 +40,7 @@ def explain(
         out: the figure, .png or .svg; else figures/explain-BY-IMAGE.png of the run
         layer: of gradcam, by any world's name: conv5:relu, pool2, features.11
         window: of occlusion, its side in pixels; a seventh of the view's
-        stride: of occlusion, pixels to the next; a quarter of the window
+        stride: of occlusion, pixels to the next; half of the window
         steps: of integrated-gradients, from the mean picture to this one
         device: auto, cpu, cuda or mps
         seed: of an untrained variant's weights

@@ -34,7 +34,7 @@ By = Literal["gradcam", "occlusion", "integrated-gradients", "guided"]
 BY: Final[tuple[By, ...]] = get_args(By)
 
 LAYER: Final = "conv5:relu"  # of gradcam
-WINDOWS, STRIDES = 7, 4  # an occluding window is a seventh of the side, and moves by a quarter of itself
+WINDOWS, STRIDES = 7, 2  # an occluding window is a seventh of the side, and moves by half of itself
 STEPS: Final = 64  # of the integral from zero to the picture
 BATCH: Final = 32  # inputs that go through at once
 DELETED: Final = 0.2  # of the pixels

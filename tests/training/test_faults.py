@@ -19,7 +19,16 @@ import torch
 
 from alexnet import files, stop
 from alexnet.data.samples import Samples
-from alexnet.errors import AlexNetError, BadImage, DataError, NumbersError, Stopped, UsageError, WeightsError
+from alexnet.errors import (
+    AlexNetError,
+    BadImage,
+    DataError,
+    NumbersError,
+    Stopped,
+    UsageError,
+    WeightsError,
+    out_of_memory,
+)
 from alexnet.network import kernels
 from alexnet.network.kernels import PLAIN
 from alexnet.training import loop, start
@@ -637,6 +646,18 @@ now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[1]), resource.RLIM_INFINITY))
 main(sys.argv[2:])
 """
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_memory"),
+    [(MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory."), True),
+     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+     (RuntimeError("could not create a primitive"), True),
+     (RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive"), False),
+     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False)],
+)  # fmt: skip
+def test_what_is_raised_where_memory_ends(raised, is_memory):
+    assert out_of_memory(raised) == is_memory
 
 
 def test_memory_that_ends_says_what_to_lower(pictures, tmp_path):
