@@ -32,8 +32,8 @@ class Misfit(NamedTuple):
 def out_of_memory(reason: BaseException) -> bool:
     """Whether this is what torch or Python raises where memory ends.
 
-    torch has a kind of its own for a GPU alone. oneDNN, where what it has planned finds no room, says that it cannot create
-    the primitive; what it cannot do at all has no primitive descriptor, and other words.
+    torch has a kind of its own for a GPU alone. oneDNN, where what it has planned finds no room, says that it cannot
+    create the primitive; what it cannot do at all has no primitive descriptor, and other words.
     """
     words = str(reason)
     if isinstance(reason, MemoryError) or "OutOfMemory" in type(reason).__name__:
