@@ -108,7 +108,7 @@ def has_triton() -> bool:
 
 def compiler(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """numba's decorator with these options. What it compiles is kept on disk, beside the program or where numba keeps a
-    user's; where it may write to neither, each process compiles for itself.
+    user's; where it may write to neither, or finds no room there, each process compiles for itself (`share`).
     """
     from numba import njit
 
@@ -133,12 +133,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
+def _call(kernel: Callable[..., None], *given: Any) -> None:
+    try:
+        kernel(*given)
+    except OSError:  # compiled, and no room on the disk to keep it: the next call finds it ready
+        kernel(*given)
+
+
 def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any) -> None:
     """A compiled kernel on equal parts of the arrays' first axis, one a thread; no result may depend on the parts."""
     threads = max(1, min(torch.get_num_threads(), len(arrays[0])))
     parts = list(zip(*(np.array_split(array, threads) for array in arrays), strict=True))
-    waiting = [_pool(threads).submit(kernel, *part, *rest) for part in parts[1:]]
-    kernel(*parts[0], *rest)
+    waiting = [_pool(threads).submit(_call, kernel, *part, *rest) for part in parts[1:]]
+    _call(kernel, *parts[0], *rest)
     for one in waiting:
         one.result()
 

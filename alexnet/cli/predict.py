@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ..errors import BadImage, DataError, UsageError
+from ..errors import BadImage, DataError, TooLarge, UsageError
 
 if TYPE_CHECKING:
     from ..data.samples import Samples
@@ -52,7 +52,7 @@ def predict(
         json: print one JSON document
         csv: print comma-separated values
     """
-    from ..data.samples import shown
+    from ..data.samples import MOST_BYTES, shown
     from ..data.sources import open_images
     from ..evaluation import predict as predicting
     from ..evaluation.backends import device_for, precision_for
@@ -72,7 +72,9 @@ def predict(
     precise = precision_for(backend, precision, where)
     canvas = terminal.canvas("never" if json or csv else draw)  # asked before there is time to type ahead
     if pictures == ["-"]:
-        found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", sys.stdin.buffer.read())])
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        large = TooLarge("-", f"more than the limit of {MOST_BYTES:,} bytes") if len(content) > MOST_BYTES else None
+        found: Iterator[tuple[str, bytes | BadImage]] = iter([("-", large or content)])
     else:
         found = contents(open_images(pictures))
     predictor = predicting.load(run, device=str(where), seed=seed, variant=variant, backend=backend, precision=precise)

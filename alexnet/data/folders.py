@@ -47,8 +47,6 @@ def images_below(folder: Path, ignored: LeftOut, visited: set[tuple[int, int]]) 
     found: list[tuple[str, int]] = []
     pending = [""]
     while pending:
-        if stop.requested():
-            raise Stopped(f"stopped while {shown(str(folder))} was looked through; the same command does it again")
         here = pending.pop()
         inside = folder / here
         try:
@@ -60,6 +58,8 @@ def images_below(folder: Path, ignored: LeftOut, visited: set[tuple[int, int]]) 
             continue
         visited.add((status.st_dev, status.st_ino))
         for entry in entries(inside):
+            if stop.requested():
+                raise Stopped(f"stopped while {shown(str(folder))} was looked through; the same command does it again")
             name = f"{here}/{entry.name}" if here else entry.name
             if is_junk(entry.name):
                 ignored.put("hidden or junk", f"{folder.name}/{name}")

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..data.preprocess import Colour
 from ..look.kernels import kernel_sheet, towers_of
 from ..network.build import AlexNet
 from ..network.cost import cost
@@ -32,8 +33,9 @@ TENSORBOARD = "tensorboard"
 class Journal:
     """Consumes the loop's records. Use as a context manager; `console` is where lines for a person go."""
 
-    def __init__(self, run: Run, *, step: int, steps: int, console: Console) -> None:
+    def __init__(self, run: Run, *, step: int, steps: int, colour: Colour, console: Console) -> None:
         self.run = run
+        self.colour = colour  # in which order conv1 has it
         self.console = console
         self.steps = steps
         self.metrics = run.metrics.open("ab", buffering=0)
@@ -80,7 +82,7 @@ class Journal:
     def kernels(self, model: AlexNet) -> None:
         """conv1's kernels as one image in TensorBoard."""
         weights = model.get_parameter("conv1.weight").detach().float().cpu().numpy()
-        if self.run.preprocess()[0].colour == "BGR":
+        if self.colour == "BGR":
             weights = weights[:, ::-1]
         sheet = kernel_sheet(weights, towers=towers_of(model.variant))
         self.show(lambda board: board.image("conv1", sheet, self.run_step))
@@ -180,6 +182,14 @@ class Board:
         self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = self.path.open("wb", buffering=0)
         self.record_writer = RecordWriter
+        try:
+            self._begin(step)
+        except OSError:
+            self.file.close()
+            self.path.unlink(missing_ok=True)
+            raise
+
+    def _begin(self, step: int) -> None:
         self.add(file_version="brain.Event:2")
         if step:  # what an ended process wrote behind it is not shown
             from tensorboard.compat.proto.event_pb2 import SessionLog  # pyrefly: ignore[missing-module-attribute]

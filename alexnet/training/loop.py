@@ -421,13 +421,13 @@ def validate(job: Job, clock: Any) -> Iterator[Record]:
                 threads=job.threads,
                 bad_images=job.bad_images,
             )
+            result = score(answers)
         except Stopped:
             yield from save_now(job)
             raise stopped(job, f"in the validation of step {state.step}") from None
         except AlexNetError:
             yield from save_before_end(job)
             raise
-        result = score(answers)
         for row, reason in answers.bad.items():
             yield {"bad_image": {"path": reason.path, "reason": reason.reason, "row": row}}
         if not math.isfinite(result.loss):

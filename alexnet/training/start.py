@@ -656,7 +656,7 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
 class Reporting:
     """Writes the report of a run, now and then and at its end. The first that cannot be written is said: none ends it.
 
-    It reads the run folder and changes nothing that the run computes with.
+    It reads the run folder and changes nothing that the run computes with. Memory that ends is one of the reasons.
     """
 
     job: Job
@@ -674,9 +674,10 @@ class Reporting:
         begin = time.monotonic()
         try:
             report.write(self.job.run, under_way=under_way, found=(self.job.train, self.job.val))
-        except (OSError, AlexNetError) as reason:
+        except (OSError, MemoryError, AlexNetError) as reason:
             if not self.failed:
                 why = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+                why = "out of memory" if isinstance(reason, MemoryError) else why
                 self.console.print(f"{self.job.run.report}: could not be written ({why}); the run goes on")
             self.failed = True
         now = time.monotonic()
@@ -691,16 +692,19 @@ def _consumed(asked: Asked, job: Job, console: Console) -> str:
             console.print(item["say"])
     stopped = "done"
     while True:
-        with Journal(job.run, step=job.state.step, steps=job.steps, console=console) as journal:
+        colour, judged = job.preprocess.colour, False
+        with Journal(job.run, step=job.state.step, steps=job.steps, colour=colour, console=console) as journal:
             if job.state.step == 0:
                 journal.graph(job.model)
             try:
                 for item in loop.run(job):
                     journal.write(item)
                     stopped = item.get("stopped", stopped)
-                    if item.get("split") == "val":
-                        journal.kernels(job.model)
+                    if judged:  # the item behind a validation: its state is on the way to the disk
                         reporting.refresh()
+                    judged = item.get("split") == "val"
+                    if judged:
+                        journal.kernels(job.model)
                 reporting.write(under_way=False)
                 return stopped
             except AlexNetError as reason:
@@ -711,10 +715,11 @@ def _consumed(asked: Asked, job: Job, console: Console) -> str:
                     reason.result = document(job, "signal")
                 if not isinstance(reason, NumbersError) or asked.on_nan != "rollback":
                     raise
-                back = loop.roll_back(job)
-                if back is None:
-                    raise
-                console.print(f"{reason}\n{back}")
+                numbers = reason
+        back = loop.roll_back(job)  # the log is closed: what it still held is cut off with the rest
+        if back is None:
+            raise numbers
+        console.print(f"{numbers}\n{back}")
 
 
 def document(job: Job, stopped: str) -> dict[str, Any]:

@@ -349,6 +349,10 @@ def test_predict_from_standard_input_equals_the_file(trained, pictures, capsys, 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
     code, said = fails(["predict", trained[0], "-"], capsys)
     assert code == 3 and "-: " in said
+    monkeypatch.setattr(samples, "MOST_BYTES", 10)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(picture.read_bytes())))
+    code, said = fails(["predict", trained[0], "-"], capsys)
+    assert code == 3 and "-: more than the limit of 10 bytes" in said
 
 
 def test_no_spreadsheet_computes_what_is_printed(trained, pictures, tmp_path, capsys, monkeypatch):

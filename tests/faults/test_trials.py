@@ -91,7 +91,11 @@ def test_signals_anywhere(source):
 @pytest.mark.slow
 def test_no_room_no_right_no_folder_no_lock(source):
     rows = fresh("space.space(Path(sys.argv[1]))", source)
-    assert held(rows) and len(rows) >= 5
+    tried = [row for row in rows if row.times]
+    assert held(tried), "\n".join(map(str, (row for row in tried if not row.held)))
+    assert len(tried) >= 5
+    if tried != rows:
+        pytest.skip(rows[-1].seen)
 
 
 def test_saves_that_failed_are_counted_as_the_run_counts_them():

@@ -1,6 +1,7 @@
 """Local response normalization against a float64 loop, its own derivative, and three other programs."""
 
 import threading
+from functools import cache
 
 import numpy as np
 import pytest
@@ -191,6 +192,26 @@ def test_where_nothing_can_be_kept_on_disk_a_process_compiles_for_itself(monkeyp
     forward(rows, y, np.float32(1), np.float32(0.1))
     kept = lrn(x, size=3, k=1.0, alpha=0.1, beta=0.5, divide=False, towers=1, kernel="numba")
     assert np.array_equal(y, kept.permute(0, 2, 3, 1).reshape(-1, 4).numpy())
+
+
+def test_where_the_disk_has_no_room_for_what_was_compiled_it_is_used_all_the_same(monkeypatch):
+    """The place can be written to, and the program is kept nowhere: numba says so after it has compiled."""
+    from numba.core import caching
+
+    from alexnet.network import lrn_cpu
+
+    kept = lrn(images(2, 4, 3, 5), size=3, k=1.0, alpha=0.1, beta=0.5, divide=False, towers=1, kernel="numba")
+    raised = []
+
+    def full(self, *given):
+        raised.append(OSError(28, "No space left on device"))
+        raise raised[-1]
+
+    monkeypatch.setattr(caching.Cache, "load_overload", lambda self, *given: None)
+    monkeypatch.setattr(caching.Cache, "save_overload", full)
+    monkeypatch.setattr(lrn_cpu, "_across", cache(lrn_cpu._across.__wrapped__))
+    seen = lrn(images(2, 4, 3, 5), size=3, k=1.0, alpha=0.1, beta=0.5, divide=False, towers=1, kernel="numba")
+    assert raised and torch.equal(seen, kept)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own

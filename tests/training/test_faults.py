@@ -481,6 +481,10 @@ def test_a_signal_is_heeded_while_a_source_is_opened(pictures, tmp_path, monkeyp
         ) as caught:
             start.train(asked(data, tmp_path / "run"), quiet())
         assert caught.value.code == 75 and not (tmp_path / "run").exists()
+    answers = iter([False] * 3)  # within the first folder
+    monkeypatch.setattr(stop, "requested", lambda: next(answers, True))
+    with pytest.raises(Stopped, match="^stopped while .*class0 was looked through; "):
+        start.train(asked(pictures, tmp_path / "run"), quiet())
 
 
 def test_a_signal_is_heeded_while_kernels_are_measured(pictures, tmp_path, monkeypatch):
@@ -565,7 +569,7 @@ def test_lines_of_the_log_that_never_found_room_are_counted(tmp_path):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    with Journal(run, step=0, steps=3, console=console) as journal:
+    with Journal(run, step=0, steps=3, colour="RGB", console=console) as journal:
         journal.metrics = Full(journal.metrics)
         for step in (1, 2):
             journal.write({"step": step, "epoch": 0.0, "split": "layers"})
@@ -578,6 +582,46 @@ def test_more_are_kept_where_asked(pictures, tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"step-0000000{n}" for n in (2, 3, 4)]
     with pytest.raises(UsageError, match="--keep 0: must be at least 1"):
         start.train(asked(pictures, tmp_path / "x", keep=0), quiet())
+
+
+def test_lines_of_the_log_that_wait_for_room_are_undone_with_their_steps(pictures, tmp_path, monkeypatch):
+    """The disk is full from the third line to a NaN, and has room again when the run goes back."""
+    ordinary, room = Journal.log, {"full": False}
+
+    class Full:
+        def __init__(self, file) -> None:
+            self.file = file
+
+        def write(self, content):
+            if room["full"]:
+                raise OSError(28, "No space left on device")
+            return self.file.write(content)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    def log(self, line):
+        if not isinstance(self.metrics, Full):
+            self.metrics = Full(self.metrics)
+        ordinary(self, line)
+
+    broken = []
+
+    def step(job, *given, number, **more):
+        room["full"] = number >= 3 and not broken
+        if number == 7 and not broken:
+            broken.append(number)
+            room["full"] = False
+            raise NumbersError("the loss is nan")
+        return taken(job, *given, number=number, **more)
+
+    taken = loop.step
+    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(Journal, "log", log)
+    run = tmp_path / "run"
+    start.train(asked(pictures, run, on_nan="rollback", log_every=1, save_every=2, epochs=1), quiet())
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert broken and steps == sorted(steps)
 
 
 def test_a_full_disk_costs_no_line_of_the_log(tmp_path, monkeypatch):
@@ -600,7 +644,7 @@ def test_a_full_disk_costs_no_line_of_the_log(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    with Journal(run, step=0, steps=3, console=console) as journal:
+    with Journal(run, step=0, steps=3, colour="RGB", console=console) as journal:
         journal.metrics = Full(journal.metrics)
         for step in (1, 2, 3):
             journal.write({"step": step, "epoch": 0.0, "split": "layers"})

@@ -203,7 +203,7 @@ from pathlib import Path
 from rich.console import Console
 from alexnet.training.journal import Journal
 from alexnet.weights.run import Run
-with Journal(Run(Path(sys.argv[1])), step=0, steps=1, console=Console()) as journal:
+with Journal(Run(Path(sys.argv[1])), step=0, steps=1, colour="RGB", console=Console()) as journal:
     journal.board.scalars({"x": 1.0}, 0)
 """
 

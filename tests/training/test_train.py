@@ -391,6 +391,17 @@ def test_a_bad_held_out_picture_loses_nothing(pictures, tmp_path):
     assert json.loads((run / "recipe.json").read_text())["bad_images"]["value"] == "skip"
 
 
+def test_held_out_pictures_that_are_all_bad_lose_nothing(pictures, tmp_path):
+    folder, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, folder)
+    job, _, _ = start.prepare(asked(folder, run), quiet())
+    for row in range(len(job.val)):
+        job.val.path(row).write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(DataError, match="none of"):
+        start.train(asked(folder, run, bad_images="skip"), quiet())
+    assert (run / "last").read_text() == "step-00000008-unjudged\n"
+
+
 def test_a_bad_picture_found_while_training_loses_nothing(pictures, tmp_path):
     base, folder, run = tmp_path / "base", tmp_path / "data", tmp_path / "run"
     start.train(asked(pictures, base, epochs=1), quiet())
