@@ -18,6 +18,7 @@ import pytest
 from alexnet.cli import app, main
 from alexnet.cli.predict import plain
 from alexnet.cli.train import train
+from alexnet.data import samples
 from alexnet.errors import AlexNetError
 from alexnet.training.start import Asked
 from tests.pictures import write_folder
