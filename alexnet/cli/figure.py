@@ -341,8 +341,8 @@ def maps(
         dpi: of a .png, pixels an inch
         json: print one JSON document
     """
-    from ..evaluation.features import activations
-    from ..look.kernels import towers_of
+    from ..evaluation.features import activations, layer_form
+    from ..look.kernels import towers_at
     from ..look.maps import draw_maps
     from ..look.pictures import stored_forms
     from ..look.views import CENTRE, views_of
@@ -352,7 +352,7 @@ def maps(
     one = _picture(picture)
     values = next(iter(activations(loaded, one, [layer]))).values[layer][0, 0].numpy()
     saw = views_of(stored_forms(one, loaded)[0], loaded)[CENTRE]
-    towers = towers_of(loaded.model.variant)
+    towers = towers_at(loaded.model.variant, layer_form(layer, loaded.model.variant))
     _write("maps", path, lambda: draw_maps(values, saw, layer=layer, towers=towers), dpi=dpi, json=json)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .. import files
 from ..data.cache import DAMAGE
 from ..errors import UsageError, one_line
-from ..network.variants import Conv, Variant
+from ..network.variants import Conv, Linear, Variant
 from ..weights.run import Run
 
 ACROSS = 16  # kernels beside each other, as in the paper's figure
@@ -20,6 +20,12 @@ MOST_BYTES = 1 << 30  # of kernels.npy; an epoch of the paper's has 139,392
 def towers_of(variant: Variant) -> int:
     """Into how many towers the variant's maps are divided: 2 where a convolution has two groups, else 1."""
     return max(row.groups for row in variant.layers if isinstance(row, Conv))
+
+
+def towers_at(variant: Variant, layer: str) -> int:
+    """The same of one layer, by the table's own name: the units of the last stand together, for they are the classes."""
+    last = any(row.name == layer and isinstance(row, Linear) and row.out is None for row in variant.layers)
+    return 1 if last else towers_of(variant)
 
 
 def kernel_sheet(weights: NDArray[np.floating], *, rows: int | None = None, towers: int = 1) -> NDArray[np.uint8]:

@@ -117,6 +117,16 @@ def test_a_variant_is_drawn_here(tmp_path, monkeypatch, capsys):
     drawn(["network", "tiny", "--classes", 7, "--out", "a.svg"], capsys)
 
 
+@pytest.mark.parametrize("classes", [1, 5])
+def test_classes_stand_in_no_tower(classes, pictures, tmp_path, capsys):
+    """Of a variant with two towers, whose classes need not be an even number."""
+    path = tmp_path / "model.safetensors"
+    save_file(lively(TINY, classes).state_dict(), path)
+    drawn(["maps", path, pictures / NAMES[0] / "000.png", "--layer", "fc8", "--out", tmp_path / "a.png"], capsys)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 300
+
+
 def test_the_film_is_of_the_kernels_that_were_kept(run, tmp_path, capsys):
     drawn(["filters", run, "--over-time", "--out", tmp_path / "a.png"], capsys)
     drawn(["filters", run, "--out", tmp_path / "b.png"], capsys)
