@@ -23,7 +23,7 @@ def towers_of(variant: Variant) -> int:
 
 
 def towers_at(variant: Variant, layer: str) -> int:
-    """The same of one layer, by the table's own name: the units of the last stand together, for they are the classes."""
+    """The same of one layer, by the table's name of it: the units of the last stand together, being the classes."""
     last = any(row.name == layer and isinstance(row, Linear) and row.out is None for row in variant.layers)
     return 1 if last else towers_of(variant)
 

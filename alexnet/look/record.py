@@ -20,7 +20,7 @@ from ..errors import DataError, UsageError, WeightsError
 from ..evaluation.predictions import Predictions, read_predictions
 from ..network.variants import Conv, Variant, variant
 from ..weights import checkpoint
-from ..weights.run import Run
+from ..weights.run import Run, run_of, under_runs
 from .kernels import read_kernels, whole_epochs
 from .metrics import read_lines, read_metrics
 
@@ -86,17 +86,13 @@ class Record:
         return int(self.recipe["steps"]["value"])
 
 
-def run_of(where: str) -> Run:
-    """The run that a user names by its folder, a checkpoint in it, or its file `best` or `last`; else a UsageError."""
-    path = Path(where)
-    if Run.pointed(path) is not None:
-        return Run(path.parent)
-    if (path / "manifest.json").is_file() and Run(path.resolve().parent.parent).exists():
-        return Run(path.resolve().parent.parent)
-    for folder in (path, Path("runs") / where):
-        if Run(folder).exists():
-            return Run(folder)
-    raise UsageError(f"{where}: not a run folder (it holds no recipe.json); `alexnet import` makes one of a model file")
+def run_folder(where: str) -> Run:
+    """The run that a user names, by its folder or what stands for it; else a UsageError that says how to have one."""
+    run = run_of(where)
+    if run is None:
+        hint = under_runs(where) or "; `alexnet import` makes one of a model file"
+        raise UsageError(f"{where}: not a run folder{hint}")
+    return run
 
 
 def read(run: Run, *, name: str, at: int = 0, checkpoints: bool = True) -> Record:

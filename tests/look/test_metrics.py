@@ -62,7 +62,11 @@ def test_a_line_that_is_none_is_named(tmp_path, line, says):
 
 @pytest.mark.parametrize(
     ("make", "says"),
-    [(Path.mkdir, "not a regular file"), (os.mkfifo, "not a regular file"), (hole, "1,099,511,627,776 bytes, more than")],
+    [
+        (Path.mkdir, "not a regular file"),
+        (os.mkfifo, "not a regular file"),
+        (hole, "1,099,511,627,776 bytes, more than"),
+    ],
 )
 def test_a_log_that_cannot_be_read_is_named(tmp_path, make, says):
     make(tmp_path / "metrics.jsonl")

@@ -21,7 +21,7 @@ from alexnet.evaluation.paired import mcnemar
 from alexnet.evaluation.predictions import read_predictions
 from alexnet.evaluation.score import wilson
 from alexnet.look import album, paper, report, results
-from alexnet.look.record import Record, read, run_of
+from alexnet.look.record import Record, read, run_folder
 from alexnet.network.variants import variant
 from alexnet.training.adopt import adopt
 from alexnet.weights.checkpoint import Checkpoint, Store
@@ -350,12 +350,16 @@ def test_two_runs_of_one_name_are_called_by_their_paths(run, tmp_path):
         report.report([run] * 9)
 
 
-def test_what_is_no_run_is_refused(run, tmp_path):
-    assert run_of(str(run.folder)).folder == run.folder
+def test_what_is_no_run_is_refused(run, tmp_path, monkeypatch):
+    assert run_folder(str(run.folder)).folder == run.folder
     with pytest.raises(UsageError, match="not a run folder"):
-        run_of(str(tmp_path))
+        run_folder(str(tmp_path))
     with pytest.raises(UsageError, match="alexnet import"):
-        run_of("tiny")
+        run_folder("tiny")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run.folder, Path("runs") / "mine")
+    with pytest.raises(UsageError, match=r"^mine: not a run folder; runs/mine is one$"):
+        run_folder("mine")
 
 
 def test_the_paper_is_comparable_where_it_is(run):
