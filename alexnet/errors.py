@@ -41,6 +41,12 @@ def out_of_memory(reason: BaseException) -> bool:
     return "allocate memory" in words or words == "could not create a primitive"
 
 
+def one_line(reason: BaseException) -> str:
+    """What is said of a fault, in 200 letters at most; its kind, where a library has no words for it."""
+    words = str(reason.strerror or reason) if isinstance(reason, OSError) else str(reason)
+    return " ".join(words.split())[:200] or type(reason).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean paper?` for papper, to end a message with; empty where none of the known names is near."""
     near = get_close_matches(name.lower(), known, n=1)

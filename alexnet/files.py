@@ -199,20 +199,38 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
         os.fsync(stream.fileno())
 
 
+def regular(path: Path) -> tuple[int, int]:
+    """A descriptor of a regular file, and its size; OSError: there is none. A pipe is not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return handle, status.st_size
+
+
+@contextmanager
+def bounded(path: Path, most: int) -> Iterator[BinaryIO]:
+    """A stream of a regular file, which may be one large hole, of `most` bytes at the most; OSError: there is none."""
+    handle, size = regular(path)
+    with os.fdopen(handle, "rb") as stream:
+        if size > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than the limit of {most:,}")
+        yield stream
+
+
 def read_json(path: Path) -> Any:
     """The JSON at `path`. DataError, which names it: it is missing, broken, no regular file or of more than MOST_JSON
     bytes, or a number in it is none.
     """
     try:
-        status = path.stat()  # a pipe that stands there would be waited for
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: not a regular file")
-        if status.st_size > MOST_JSON:
-            raise DataError(f"{path}: {status.st_size:,} bytes, more than the limit of {MOST_JSON:,}")
-        return json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+        with bounded(path, MOST_JSON) as stream:
+            return json.loads(stream.read(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None
-    except (ValueError, OSError, RecursionError) as reason:
+    except OSError as reason:
+        raise DataError(f"{path}: cannot be read as JSON ({reason.strerror})") from None
+    except (ValueError, RecursionError) as reason:
         raise DataError(f"{path}: cannot be read as JSON ({reason})") from None
 
 

@@ -1,6 +1,7 @@
 """Model files that a stranger might send: each wants to run something, to fill the memory, or lies about itself."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from alexnet.weights.recognise import LEGACY
 
 CANARY = "canary"  # the file that a pickle of ours would touch, in the folder of the file
 PROTOCOL = b"\x80\x02"
+
+
+def hole(path: Path) -> None:
+    """A file of a terabyte that takes no room."""
+    path.touch()
+    os.truncate(path, 1 << 40)
 
 
 def text(said: str) -> bytes:

@@ -89,6 +89,23 @@ def test_no_document_is_waited_for_or_fills_the_memory(tmp_path):
             files.read_json(tmp_path / f"{name}.json")
 
 
+def test_a_stream_is_of_a_regular_file_within_a_bound(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    with files.bounded(path, 5) as stream:
+        assert stream.read() == b"12345"
+    os.mkfifo(tmp_path / "pipe")
+    for where, most, words in (
+        (path, 4, "5 bytes, more than the limit of 4"),
+        (tmp_path, 9, "not a regular file"),
+        (tmp_path / "pipe", 9, "not a regular file"),
+        (tmp_path / "none", 9, os.strerror(errno.ENOENT)),
+    ):
+        with pytest.raises(OSError) as caught, files.bounded(where, most):
+            pass
+        assert caught.value.strerror == words
+
+
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "step"
     with files.new_folder(path) as new:

@@ -55,12 +55,13 @@ def explain(
     from ..data.samples import read_file, shown
     from ..look import explain as explaining
     from ..look import figures, terminal
-    from ..ranks import device_of
+    from ..ranks import device_of, multiply_in
     from ..weights.run import open_run
     from . import say, visible
 
     canvas = terminal.canvas("never" if json else draw)  # asked before there is time to type ahead
     place = device_of(device)
+    multiply_in("fp32", place)
     path = out or figures.place_of(run, f"explain-{by}-{image.stem}")
     loaded = open_run(run, seed=seed, named=variant)
     for note in loaded.notes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from ..errors import UsageError
+from ..errors import UsageError, WeightsError
 from .features import named
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def network(
     /,
     *,
     classes: int | None = None,
+    variant: str | None = None,
     out: Path | None = None,
     dpi: int = 150,
     json: bool = False,
@@ -47,6 +48,7 @@ def network(
     Parameters:
         run: a variant, or RUN
         classes: outputs of the last layer; 1000, or RUN's
+        variant: of a model file, where several have its shapes
         out: the file, .png or .svg
         dpi: of a .png, pixels an inch
         json: print one JSON document
@@ -57,10 +59,10 @@ def network(
     path = _place("network", run, out=out, dpi=dpi)
     if classes is not None and classes < 1:
         raise UsageError(f"--classes {classes}: must be at least 1")
-    if run in VARIANTS and not Path(run).exists():
+    if run in VARIANTS and variant in (None, run) and not Path(run).exists():
         chosen, count = VARIANTS[run], classes or 1000
     else:
-        model = _opened(run).model
+        model = _opened(run, variant=variant).model
         chosen, count = model.variant, classes or model.classes
     _write("network", path, lambda: draw_network(chosen, count), dpi=dpi, json=json)
 
@@ -98,7 +100,10 @@ def filters(
     loaded = _opened(run, variant=variant)
     towers, bgr = towers_of(loaded.model.variant), loaded.preprocess.colour == "BGR"
     loaded.take_rgb()
-    weights = loaded.model.get_parameter("conv1.weight").detach().numpy()
+    weights = loaded.model.get_parameter("conv1.weight").detach()
+    if not weights.isfinite().all():
+        raise WeightsError(f"{run}: conv1.weight holds values that are not finite")
+    weights = weights.numpy()
     if kernels is not None and kernels.shape[1:] != weights.shape:
         raise UsageError(f"{run}: kernels.npy holds {kernels.shape[1:]} an epoch, and conv1 is {weights.shape}")
 
@@ -341,8 +346,8 @@ def maps(
         dpi: of a .png, pixels an inch
         json: print one JSON document
     """
-    from ..evaluation.features import activations
-    from ..look.kernels import towers_of
+    from ..evaluation.features import activations, layer_form
+    from ..look.kernels import towers_at
     from ..look.maps import draw_maps
     from ..look.pictures import stored_forms
     from ..look.views import CENTRE, views_of
@@ -352,7 +357,7 @@ def maps(
     one = _picture(picture)
     values = next(iter(activations(loaded, one, [layer]))).values[layer][0, 0].numpy()
     saw = views_of(stored_forms(one, loaded)[0], loaded)[CENTRE]
-    towers = towers_of(loaded.model.variant)
+    towers = towers_at(loaded.model.variant, layer_form(layer, loaded.model.variant))
     _write("maps", path, lambda: draw_maps(values, saw, layer=layer, towers=towers), dpi=dpi, json=json)
 
 
@@ -441,8 +446,8 @@ def confusion(
     path = _place("confusion", run, out=out, dpi=dpi)
     folder = run_folder(run, "predictions/val.parquet")
     classes = folder.classes()
-    kept = read_predictions(folder.folder / "predictions" / "val.parquet")
-    found, bad = confused(kept, len(classes)), int(kept.bad.sum())
+    kept = read_predictions(folder.predictions)
+    found, bad = confused(kept, len(classes), folder.predictions), int(kept.bad.sum())
     _write("confusion", path, lambda: draw_confusion(found, classes, bad=bad), dpi=dpi, json=json)
 
 

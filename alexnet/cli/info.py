@@ -15,9 +15,11 @@ from ..network.variants import variant as lookup
 
 
 def info(
-    variant: str,
+    run: str,
+    /,
     *,
     classes: int | None = None,
+    variant: str | None = None,
     diff: str | None = None,
     names: bool = False,
     json: bool = False,
@@ -29,8 +31,9 @@ def info(
     alexnet info model.pth
 
     Parameters:
-        variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo or tiny; or a RUN
+        run: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo or tiny; or a RUN
         classes: outputs of the last layer; 1000, or the RUN's
+        variant: of a model file, where several have its shapes
         diff: another variant: only what differs, number by number, and the sources
         names: what each layer is called in other programs
         json: print one JSON document
@@ -39,13 +42,13 @@ def info(
         raise UsageError(f"--classes {classes}: must be at least 1")
     if names and (diff is not None or classes is not None):
         raise UsageError(f"--names: not with {'--diff' if diff is not None else '--classes'}")
-    if variant not in VARIANTS and Path(variant).exists():
+    if variant not in (None, run) or (run not in VARIANTS and Path(run).exists()):
         from ..weights.run import open_run
 
-        model = open_run(variant).model
+        model = open_run(run, named=variant).model
         here, classes = model.variant, classes or model.classes
     else:
-        here, classes = lookup(variant), classes or 1000
+        here, classes = lookup(run), classes or 1000
     if diff is not None:
         _print_difference(here, lookup(diff), json=json)
     elif names:

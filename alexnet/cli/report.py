@@ -31,19 +31,19 @@ def report(
     """
     from .. import files
     from ..look import report as looking
-    from ..look.record import run_of
+    from ..look.record import run_folder
     from . import console_for
 
     if not 0 <= pictures <= MOST_PICTURES:
         raise UsageError(f"--pictures {pictures}: must be 0 to {MOST_PICTURES}")
-    folders = [run_of(where) for where in runs]
+    folders = [run_folder(where) for where in runs]
     path = out or (folders[0].report if len(folders) == 1 else Path("comparison.html"))
     page = looking.report(folders, pictures=pictures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, page.content)
     except OSError as reason:
-        raise UsageError(f"--out {path}: cannot be written ({reason.strerror})") from None
+        raise UsageError(f"{path}: cannot be written ({reason.strerror})") from None
     if json:
         print(json_format.dumps({"report": str(path), "bytes": len(page.content), **page.said}))
         return

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import hashlib
 import os
-import stat
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from ..errors import BadImage, DataError, TooLarge
+from ..files import regular
 from .classes import Classes
 from .preprocess import Preprocess, Shaping
 
@@ -62,7 +62,7 @@ class _Containers:
         with self._lock:
             if index not in self._handles:
                 try:
-                    self._handles[index], _ = _regular(self._paths[index])
+                    self._handles[index], _ = regular(self._paths[index])
                 except OSError as reason:
                     raise DataError(f"{shown(str(self._paths[index]))}: {reason.strerror}") from None
             return self._handles[index]
@@ -309,7 +309,7 @@ def read_file(path: Path, *, size: int = -1) -> bytes:
 
 
 def _whole(path: Path, size: int) -> bytes:
-    handle, found = _regular(path)
+    handle, found = regular(path)
     try:
         if size not in (-1, found):
             raise BadImage(shown(str(path)), f"{found} bytes, {size} when the data was opened")
@@ -326,17 +326,6 @@ def _check_length(size: int, path: Path) -> None:
     """TooLarge where a file, which may be one large hole, is more than a picture's, and would fill the memory."""
     if size > MOST_BYTES:
         raise TooLarge(shown(str(path)), f"{size:,} bytes, more than the limit of {MOST_BYTES:,}")
-
-
-def _regular(path: Path) -> tuple[int, int]:
-    """A descriptor of a regular file, and its size; OSError: there is none."""
-    # O_NONBLOCK: a FIFO that has taken the file's place must not hold the reader for ever.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return handle, status.st_size
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:

@@ -52,12 +52,14 @@ def own_samples(loaded: Loaded) -> Samples:
     """The pictures that a run held out, from where they were at its training."""
     kept = loaded.data
     if kept is None:
-        raise UsageError(f"{loaded.where}: has no data of its own; name DATA")
+        raise UsageError(f"{loaded.where}: has no data of its own; name the pictures")
     if kept["val_fingerprint"] is None:
-        raise UsageError(f"{loaded.where}: was trained without a validation split; name DATA")
+        raise UsageError(f"{loaded.where}: was trained without a validation split; name the pictures")
     _, val = own_data(kept)
     if val is None:
-        raise DataError(f"{kept['source']}: no longer holds the pictures that {loaded.where} held out; name other DATA")
+        raise DataError(
+            f"{kept['source']}: no longer holds the pictures that {loaded.where} held out; name other pictures"
+        )
     return val
 
 

@@ -15,6 +15,7 @@ from .score import LEAST, Answers
 
 KEPT: Final = 5  # classes a picture
 MOST_ROWS: Final = 20_000_000
+MOST_BYTES: Final = 1 << 31  # of a file; so many rows have as much, uncompressed
 COLUMNS: Final = ("key", "label", "top5", "probability", "loss", "bad")
 
 
@@ -65,7 +66,7 @@ def write_predictions(path: Path, answers: Answers) -> None:
 def read_predictions(path: Path) -> Predictions:
     """What `write_predictions` wrote. DataError: missing, damaged, or not such a table; it names the file."""
     try:
-        with pq.ParquetFile(path) as stored:
+        with files.bounded(path, MOST_BYTES) as stream, pq.ParquetFile(stream) as stored:
             rows = stored.metadata.num_rows
             if rows > MOST_ROWS:
                 raise DataError(f"{path}: {rows:,} rows; at most {MOST_ROWS:,}")

@@ -1,6 +1,7 @@
 """Which classes were taken for which, by the answers that a run kept."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -41,14 +42,14 @@ class Confused:
         return self.count / self.pictures(classes)[self.true]
 
 
-def confused(predictions: Predictions, classes: int) -> Confused:
+def confused(predictions: Predictions, classes: int, path: Path) -> Confused:
     """The pairs of true class and likeliest one; what could not be decoded is left out.
 
-    DataError: an answer that is none of so many classes, or nothing at all.
+    DataError, which names the file at `path`: an answer that is none of so many classes, or nothing at all.
     """
     true, said = predictions.labels[~predictions.bad], predictions.top[~predictions.bad, 0]
     if not len(true) or true.min() < 0 or max(true.max(), said.max()) >= classes:
-        raise DataError(f"predictions/val.parquet: {len(true)} answers that are not of the run's {classes} classes")
+        raise DataError(f"{path}: {len(true)} answers that are not of the run's {classes} classes")
     pairs, count = np.unique(true * classes + said, return_counts=True)
     return Confused(*np.divmod(pairs, classes), count)
 

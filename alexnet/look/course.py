@@ -82,7 +82,6 @@ def kernels(record: Record) -> Node:
     if record.kernels is None:
         return lacking(record.lacking["kernels"])
     towers = towers_of(record.variant)
-    towers = towers if len(record.kernels) % towers == 0 else 1
     sheet, stream = kernel_sheet(record.kernels, towers=towers), io.BytesIO()
     Image.fromarray(sheet).save(stream, "PNG", optimize=True)
     count, _, side, _ = record.kernels.shape

@@ -51,18 +51,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def chart(
-    title: str, lines: Sequence[Line], *, across: str, share: bool = False, from_zero: bool = True, log: bool = False
-) -> Node:
+def chart(title: str, lines: Sequence[Line], *, across: str, share: bool = False) -> Node:
     """Lines over one axis `across`, with a legend where there are several. `share`: y is 0..1 and shown in percent."""
     drawn = [thinned(line) for line in lines]
     x0, x1 = min(float(line.x.min()) for line in drawn), max(float(line.x.max()) for line in drawn)
     y = np.concatenate([line.y for line in drawn])
-    if log:
-        y = np.log10(y)
-    y0, y1 = float(y.min()), float(y.max())
-    if share or from_zero:
-        y0 = min(0.0, y0)
+    y0, y1 = min(0.0, float(y.min())), float(y.max())
     y1 = max(y1, y0 + 1e-9) if share else y1 + 0.04 * (y1 - y0) or y0 + 1.0
     if x1 <= x0:
         x0, x1 = x0 - 0.5, x1 + 0.5
@@ -76,10 +70,9 @@ def chart(
         )
 
     grid = node("g", class_="grid")
-    steps = [v for v in ticks(y0, y1) if not log or abs(v - round(v)) < 1e-9] or [y0]
-    for value in steps:
+    for value in ticks(y0, y1):
         _, py = place(x0, value)
-        words = f"1e{round(value)}" if log else f"{100 * value:g}\u00a0%" if share else f"{value:g}"
+        words = f"{100 * value:g}\u00a0%" if share else f"{value:g}"
         grid.add(node("line", x1=float(LEFT), x2=float(WIDE - RIGHT), y1=py, y2=py))
         grid.add(node("text", words, x=float(LEFT - 6), y=py + 4, text_anchor="end"))
     for value in ticks(x0, x1):
@@ -88,8 +81,7 @@ def chart(
     grid.add(node("text", across, x=float(WIDE - RIGHT), y=float(HIGH - 4), text_anchor="end"))
     made = node("svg", grid, viewBox=f"0 0 {WIDE} {HIGH}", role="img", aria_label=f"{title}: {_told(lines, share)}")
     for line in drawn:
-        heights = np.log10(line.y) if log else line.y
-        points = [place(float(a), float(b)) for a, b in zip(line.x, heights, strict=True)]
+        points = [place(float(a), float(b)) for a, b in zip(line.x, line.y, strict=True)]
         joined = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
         made.add(node("polyline", points=joined, class_=f"line {line.kind}"))
         if line.dots or len(points) == 1:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .. import files
 from ..data.classes import WNID, Classes
 from ..errors import UsageError
-from ..weights.run import Run
+from ..weights.run import Run, run_of, under_runs
 
 WIDTH: Final = 9.0  # inches: a page's
 MOST_SIDE, MOST_PIXELS = 65_535, 200_000_000  # of a PNG: more is beyond matplotlib, or memory
@@ -97,22 +97,11 @@ def ending(path: Path) -> str:
     return kind
 
 
-def run_of(where: str) -> Run | None:
-    """The run that RUN belongs to, named by its folder, a checkpoint's, or a file in one; None where it is no run's."""
-    path = Path(where)
-    if path.is_file():
-        path = path.parent
-    candidates = (path, path.resolve().parent.parent) if (path / "manifest.json").is_file() else (path,)
-    return next((run for run in map(Run, candidates) if run.exists()), None)
-
-
 def run_folder(where: str, what: str) -> Run:
     """The run that RUN belongs to. UsageError: it is no run's, and `what` is to be had from one alone."""
     run = run_of(where)
     if run is None:
-        under = Path("runs") / where
-        hint = f"; {under} is one" if Run(under).exists() else ""
-        raise UsageError(f"{where}: not a run folder, and {what} only a run has{hint}")
+        raise UsageError(f"{where}: not a run folder, and {what} only a run has{under_runs(where)}")
     return run
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from .figures import WIDTH, bare
-from .kernels import ACROSS, BETWEEN, LINE, WHITE, kernel_sheet
+from .kernels import ACROSS, BETWEEN, LINE, WHITE, kernel_sheet, whole_epochs
 
 MOST_EPOCHS: Final = 10  # rows of a film
 SIDE, HEAD, MARGIN = 0.32, 0.36, 0.08  # inches
@@ -32,7 +32,7 @@ def draw_film(kernels: NDArray[np.floating], *, towers: int) -> Figure:
 
     Epochs whose kernels are NaN, for the file could not be written, are left out. UsageError: there is no other.
     """
-    known = np.flatnonzero(np.isfinite(kernels).all((1, 2, 3, 4)))
+    known = whole_epochs(kernels)
     if not len(known):
         raise UsageError("kernels.npy: no epoch of it was written whole")
     shown = known[np.unique(np.linspace(0, len(known) - 1, min(MOST_EPOCHS, len(known))).round().astype(int))]

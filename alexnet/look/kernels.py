@@ -5,19 +5,27 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import files
 from ..data.cache import DAMAGE
-from ..errors import UsageError
-from ..network.variants import Conv, Variant
+from ..errors import UsageError, one_line
+from ..network.variants import Conv, Linear, Variant
 from ..weights.run import Run
 
 ACROSS = 16  # kernels beside each other, as in the paper's figure
 LINE, BETWEEN = 1, 5  # pixels of white between two kernels, and between two towers
 WHITE = 255
+MOST_BYTES = 1 << 30  # of kernels.npy; an epoch of the paper's has 139,392
 
 
 def towers_of(variant: Variant) -> int:
     """Into how many towers the variant's maps are divided: 2 where a convolution has two groups, else 1."""
     return max(row.groups for row in variant.layers if isinstance(row, Conv))
+
+
+def towers_at(variant: Variant, layer: str) -> int:
+    """The same of one layer, by the table's name of it: the units of the last stand together, being the classes."""
+    last = any(row.name == layer and isinstance(row, Linear) and row.out is None for row in variant.layers)
+    return 1 if last else towers_of(variant)
 
 
 def kernel_sheet(weights: NDArray[np.floating], *, rows: int | None = None, towers: int = 1) -> NDArray[np.uint8]:
@@ -56,18 +64,24 @@ def tiled(tiles: NDArray[np.uint8], *, rows: int | None = None, towers: int = 1)
 
 
 def read_kernels(run: Run) -> NDArray[np.float32]:
-    """kernels.npy of a run: float32 (epochs, O, 3, k, k), not read into memory. UsageError names the file: missing, or
-    not such an array.
+    """kernels.npy of a run: float32 (epochs, O, 3, k, k), not read into memory. UsageError names the file: missing, of
+    more than MOST_BYTES, or not such an array.
     """
     path = run.kernels
     try:
-        kernels = np.lib.format.open_memmap(path, mode="r")  # objects are refused
+        with files.bounded(path, MOST_BYTES):
+            kernels = np.lib.format.open_memmap(path, mode="r")  # objects are refused
     except FileNotFoundError:
         raise UsageError(f"{path}: missing; a training writes it, an epoch at a time") from None
     except DAMAGE as reason:
-        raise UsageError(f"{path}: cannot be read as an array of numbers ({str(reason).splitlines()[0]})") from None
+        raise UsageError(f"{path}: cannot be read as an array of numbers ({one_line(reason)})") from None
     if kernels.dtype != np.float32 or kernels.ndim != 5:
         raise UsageError(f"{path}: expected float32 (epochs, kernels, 3, k, k)")
     if kernels.shape[2] != 3 or kernels.shape[3] != kernels.shape[4] or not kernels.size:
         raise UsageError(f"{path}: {kernels.shape}, expected (epochs, kernels, 3, k, k)")
     return kernels
+
+
+def whole_epochs(kernels: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Which of the epochs of kernels (epochs, O, 3, k, k) are known: one that could not be written is NaN."""
+    return np.flatnonzero(np.isfinite(kernels).all((1, 2, 3, 4)))

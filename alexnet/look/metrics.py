@@ -1,8 +1,11 @@
 """The log of a run, read back."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import UsageError
 from ..weights.run import Run
 
@@ -17,20 +20,31 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     A last line that was cut short, by a kill or because it is being written, is left out. UsageError names the file,
     the line and the field: no JSON object, or `step`, `epoch`, `split` or a number of its split is missing.
     """
+    return [_record(value, where) for where, value in read_lines(run.metrics)]
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """What each line of a file of JSON lines holds, after its name for a message; nothing where there is no such file.
+
+    A last line that was cut short is left out. UsageError names the file, or the line: it cannot be read.
+    """
     try:
-        lines = run.metrics.read_bytes().split(b"\n")
+        with files.bounded(path, files.MOST_JSON) as stream:
+            lines = stream.read().split(b"\n")
     except FileNotFoundError:
-        return []
+        return
     except OSError as reason:
-        raise UsageError(f"{run.metrics}: cannot be read ({reason.strerror})") from None
-    return [_record(line, f"{run.metrics}: line {at}") for at, line in enumerate(lines[:-1], 1)]
+        raise UsageError(f"{path}: cannot be read ({reason.strerror})") from None
+    for at, line in enumerate(lines[:-1], 1):
+        where = f"{path}: line {at}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UsageError(f"{where}: cannot be read as JSON") from None
+        yield where, value
 
 
-def _record(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UsageError(f"{where}: cannot be read as JSON") from None
+def _record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("split") not in list(NUMBERS):
         raise UsageError(f"{where}: split: expected an object with one of {', '.join(NUMBERS)}")
     for name in ("step", "epoch", *NUMBERS[record["split"]]):

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from ..network.cost import Cost, LayerCost, Shape, cost
 from ..network.variants import Conv, Linear, MaxPool, Pad, Row, Variant
 from .figures import BLUE, FAINT, INK, ORANGE, PALE
-from .kernels import towers_of
+from .kernels import towers_at
 
 # Inches. An edge is drawn to the square root of its length, or 13 pixels would be a dot beside 224.
 PIXELS, MAPS, UNITS = 0.104, 0.03, 0.028
@@ -132,24 +132,22 @@ def _wide(words: Sequence[str]) -> float:
 
 def columns_of(variant: Variant, whole: Cost) -> list[Column]:
     """What is drawn, from the image to the logits; a layer that leaves the shape alone stands below the one before."""
-    both = towers_of(variant)
     columns = [Column("image", "image", (3, variant.side, variant.side), 1)]
     for row, layer in zip(variant.layers, whole.layers, strict=True):
         last = columns[-1]
         if isinstance(row, Conv | Linear | MaxPool) or layer.out != last.shape:
-            columns.append(_column(row, layer, last, both))
+            columns.append(_column(row, layer, last, towers_at(variant, row.name)))
         elif row.kind in AFTER:
             last.after.append(AFTER[row.kind])
     return columns
 
 
-def _column(row: Row, layer: LayerCost, before: Column, both: int) -> Column:
+def _column(row: Row, layer: LayerCost, before: Column, towers: int) -> Column:
     match row:
         case Conv():
-            towers, crossing = both, row.groups == 1 and before.towers > 1
+            crossing = row.groups == 1 and before.towers > 1
         case Linear():
-            # the last layer's units stand together: they are the classes
-            towers, crossing = (1 if row.out is None else both), before.towers > 1
+            crossing = before.towers > 1
         case _:
             towers, crossing = before.towers, False
     return Column(row.name, row.kind, layer.out, towers, row, crossing, layer.neurons)

@@ -1,6 +1,5 @@
 """A run as its folder tells it, for who looks at it: what is there as values, what is not in words."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
 from ..errors import DataError, UsageError, WeightsError
 from ..evaluation.predictions import Predictions, read_predictions
-from ..network.variants import Variant, variant
+from ..network.variants import Conv, Variant, variant
 from ..weights import checkpoint
-from ..weights.run import Run
-from .kernels import read_kernels
-from .metrics import read_metrics
+from ..weights.run import Run, run_of, under_runs
+from .kernels import read_kernels, whole_epochs
+from .metrics import read_lines, read_metrics
 
 Line = dict[str, Any]  # of metrics.jsonl
 
@@ -32,8 +31,8 @@ Line = dict[str, Any]  # of metrics.jsonl
 class Record:
     """One run, number `at` of a page. What its folder lacks is None or empty, and `lacking` says why, by the field.
 
-    `kernels`: conv1's, (O, 3, k, k), red first; `kernels_of` says of when they are. `bad`: pictures left out. `train`
-    and `val` are its pictures, where they were looked for and are still those that it had.
+    `kernels`: conv1's, (O, 3, k, k), red first; `kernels_of` says of when they are. `bad_images`: those left out.
+    `train` and `val` are its pictures, where they were looked for and are still those that it had.
     """
 
     run: Run
@@ -49,7 +48,7 @@ class Record:
     predictions: Predictions | None = None
     kernels: NDArray[np.float32] | None = None
     kernels_of: str = ""
-    bad: list[tuple[str, str]] = field(default_factory=list)
+    bad_images: list[tuple[str, str]] = field(default_factory=list)
     changes: list[tuple[int, str, str, str]] = field(default_factory=list)
     train: Samples | None = None
     val: Samples | None = None
@@ -87,17 +86,13 @@ class Record:
         return int(self.recipe["steps"]["value"])
 
 
-def run_of(where: str) -> Run:
-    """The run that a user names by its folder, a checkpoint in it, or its file `best` or `last`; else a UsageError."""
-    path = Path(where)
-    if Run.pointed(path) is not None:
-        return Run(path.parent)
-    if (path / "manifest.json").is_file() and Run(path.resolve().parent.parent).exists():
-        return Run(path.resolve().parent.parent)
-    for folder in (path, Path("runs") / where):
-        if Run(folder).exists():
-            return Run(folder)
-    raise UsageError(f"{where}: not a run folder (it holds no recipe.json); `alexnet import` makes one of a model file")
+def run_folder(where: str) -> Run:
+    """The run that a user names, by its folder or what stands for it; else a UsageError that says how to have one."""
+    run = run_of(where)
+    if run is None:
+        hint = under_runs(where) or "; `alexnet import` makes one of a model file"
+        raise UsageError(f"{where}: not a run folder{hint}")
+    return run
 
 
 def read(run: Run, *, name: str, at: int = 0, checkpoints: bool = True) -> Record:
@@ -127,7 +122,8 @@ def read(run: Run, *, name: str, at: int = 0, checkpoints: bool = True) -> Recor
             made.lacking["predictions"] = _why(made)
     with _lacking(made, "kernels"):
         _take_kernels(made, checkpoints=checkpoints)
-    made.bad = [(str(line.get("path")), str(line.get("reason"))) for line in _lines(run.folder / "bad_images.jsonl")]
+    with _lacking(made, "bad_images"):
+        made.bad_images = [_bad_image(line, where) for where, line in read_lines(run.folder / "bad_images.jsonl")]
     with _lacking(made, "changes"):
         made.changes = _changes(run.folder / "changes.json")
     return made
@@ -159,43 +155,44 @@ def _fitting(said: Predictions, classes: int, path: Path) -> Predictions:
 
 
 def _take_kernels(record: Record, *, checkpoints: bool) -> None:
-    """conv1's kernels after the last whole epoch, else those of the best checkpoint."""
+    """conv1's kernels after the last whole epoch, else those of the best checkpoint, or of the last where none is best.
+
+    DataError: not the variant's, or not finite.
+    """
     run = record.run
+    kernels: NDArray[np.float32] | None = None
+    where: Path | None = run.kernels
     if run.kernels.exists():
         kept = read_kernels(run)
-        whole = [epoch for epoch in range(len(kept)) if np.isfinite(kept[epoch]).all()]
-        if whole:
-            record.kernels, record.kernels_of = np.array(kept[whole[-1]]), f"after epoch {whole[-1] + 1}"
-    folder = run.pointer("best") or run.pointer("last")
-    if record.kernels is None and checkpoints and folder is not None:
-        record.kernels = checkpoint.load(folder, training=False).model["conv1.weight"].float().numpy()
-        record.kernels_of = "of the best checkpoint"
-    if record.kernels is None:
+        whole = whole_epochs(kept)
+        if len(whole):
+            kernels, record.kernels_of = kept[whole[-1]], f"after epoch {whole[-1] + 1}"
+    if kernels is None and checkpoints:
+        best = run.pointer("best")
+        where = best or run.pointer("last")
+        if where is not None:
+            found = checkpoint.load(where, training=False).model.get("conv1.weight")
+            if found is None:
+                raise DataError(f"{where}: holds no conv1.weight")
+            kernels, record.kernels_of = found.float().numpy(), f"of the {'best' if best else 'last'} checkpoint"
+    if kernels is None:
         record.lacking["kernels"] = "they are kept after each epoch, and none is over yet"
         return
-    shape = record.kernels.shape
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not np.isfinite(record.kernels).all():
-        record.kernels = None
-        raise DataError(f"{run.folder}: its first layer has kernels of shape {shape}, expected (O, 3, k, k)")
-    if record.preprocess.colour == "BGR":
-        record.kernels = record.kernels[:, ::-1]
+    first = next(row for row in record.variant.layers if isinstance(row, Conv))
+    expected = (first.out, 3, first.kernel, first.kernel)
+    if kernels.shape != expected:
+        raise DataError(f"{where}: its first layer has kernels of shape {kernels.shape}, expected {expected}")
+    if not np.isfinite(kernels).all():
+        raise DataError(f"{where}: its first layer has kernels that are not finite numbers")
+    record.kernels = np.array(kernels[:, ::-1] if record.preprocess.colour == "BGR" else kernels)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; [] where there is none. A line that is no object is left out."""
-    try:
-        text = path.read_text("utf-8", "replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+def _bad_image(line: Any, where: str) -> tuple[str, str]:
+    """The path and the reason of a line of bad_images.jsonl. UsageError: it has none."""
+    match line:
+        case {"path": str(path), "reason": str(reason)}:
+            return path, reason
+    raise UsageError(f"{where}: expected a path and a reason")
 
 
 def _changes(path: Path) -> list[tuple[int, str, str, str]]:

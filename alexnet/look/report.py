@@ -1,4 +1,4 @@
-"""A page of a run, or of several beside each other: one file that loads nothing, out of the run folders alone."""
+"""A page of a run, or of several beside each other: one file that loads nothing, out of run folders and pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +97,8 @@ def _page(records: Sequence[Record], book: Book) -> bytes:
     labels = each(lambda record: results.label_errors(record, book))
     sheets = each(lambda record: settings.data(record, book.album))
     confusions = each(lambda record: results.confusions(record, book))
-    undecoded = [_part("Could not be decoded", each(results.undecoded))] if any(one.bad for one in records) else []
+    bad = any(one.bad_images or "bad_images" in one.lacking for one in records)
+    undecoded = [_part("Could not be decoded", each(results.undecoded))] if bad else []
     tabs: list[tuple[str, str, list[Node]]] = []
     if several:
         tabs.append(("comparison", "Comparison", [
@@ -146,7 +147,7 @@ def _page(records: Sequence[Record], book: Book) -> bytes:
     body = [
         node("a", "Skip to the content", href="#content", class_="skip"),
         header, nav, node("main", scripted, panels, id="content", tabindex=-1),
-        node("footer", node("p", "Written by “alexnet report” from the run folder alone.")),
+        node("footer", node("p", "Written by “alexnet report” from the run folder and its pictures.")),
         opened,
     ]  # fmt: skip
     data = {"pictures": book.album.to_json(), "galleries": book.galleries, "saves": book.saves}

@@ -355,8 +355,11 @@ def classes(record: Record) -> Node:
 
 def undecoded(record: Record) -> Node | None:
     """The pictures that could not be decoded, by name; None where there are none."""
-    if not record.bad:
+    if "bad_images" in record.lacking:
+        return lacking(record.lacking["bad_images"])
+    bad = record.bad_images
+    if not bad:
         return None
-    return node("div", node("ul", [node("li", f"{path}: {reason}") for path, reason in record.bad[:MOST_NAMED]]),
-                note(f"and {len(record.bad) - MOST_NAMED:,} more, in bad_images.jsonl")
-                if len(record.bad) > MOST_NAMED else None)  # fmt: skip
+    return node("div", node("ul", [node("li", f"{path}: {reason}") for path, reason in bad[:MOST_NAMED]]),
+                note(f"and {len(bad) - MOST_NAMED:,} more, in bad_images.jsonl")
+                if len(bad) > MOST_NAMED else None)  # fmt: skip

@@ -17,7 +17,7 @@ from ..evaluation.features import activations, layer_form
 from ..network.cost import cost, seen
 from ..weights.run import Loaded
 from .figures import FAINT, WIDTH, picture
-from .kernels import towers_of
+from .kernels import towers_at
 
 BEST: Final = 9  # pictures a unit
 SHOWN: Final = 6  # units, where none is named
@@ -111,7 +111,7 @@ def draw_units(found: dict[int, list[Excited]], samples: Samples, loaded: Loaded
     layers = cost(loaded.model.variant, loaded.model.classes).layers
     name = layer_form(layer, loaded.model.variant)
     C, field = next((one.out[0], one.receptive_field) for one in layers if one.name == name)
-    towers, p = towers_of(loaded.model.variant), loaded.preprocess
+    towers, p = towers_at(loaded.model.variant, name), loaded.preprocess
     images = {row: pixels(samples, row, p) for row in sorted({one.row for best in found.values() for one in best})}
     across = min(ACROSS, len(found))
     down = -(-len(found) // across)

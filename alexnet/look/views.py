@@ -45,7 +45,7 @@ def pictured(x: torch.Tensor, nothing: torch.Tensor, normalise: Normalise) -> ND
     `nothing` is what the same views make of a black picture: whatever was subtracted. What is beyond 0..255 is cut off.
     """
     values = ((x - nothing).permute(0, 2, 3, 1) / normalise.gain[:3]).round().clamp(0, 255).to(torch.uint8)
-    return (values.flip(3) if normalise.bgr else values).numpy()
+    return (values.flip(3) if normalise.bgr else values).cpu().numpy()
 
 
 def views_of(image: NDArray[np.uint8], loaded: Loaded) -> NDArray[np.uint8]:

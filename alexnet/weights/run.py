@@ -302,18 +302,40 @@ def open_run(where: str | Path, *, seed: int = 0, classes: Classes | None = None
     return opened
 
 
-def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str | None) -> Loaded:
+def run_of(where: str | Path) -> Run | None:
+    """The run that a path belongs to: its folder, a checkpoint's or that one's model, its file `best` or `last`.
+
+    None where it is no run's.
+    """
+    found = _run_and_checkpoint(where)
+    return found[0] if found is not None and found[0].exists() else None
+
+
+def under_runs(where: str | Path) -> str:
+    """`; runs/mine is one` for mine, to end a message with; empty where runs/ has no run of that name."""
+    under = run_named(str(where))
+    return f"; {under.folder} is one" if under.exists() else ""
+
+
+def _run_and_checkpoint(where: str | Path) -> tuple[Run, Path | None] | None:
+    """The run that a path belongs to, and the checkpoint's folder where it names one; None where it is no run's."""
     path = Path(where)
     if path.name == checkpoint.PARTS[0] and (path.parent / "manifest.json").is_file():
         path = path.parent
     pointed = Run.pointed(path)
     if pointed is not None:
-        return _from_run(Run(path.parent), pointed)
+        return Run(path.parent), pointed
     if (path / "manifest.json").is_file():
-        return _from_run(Run(path.resolve().parent.parent), path)
-    run = Run(path)
-    if run.exists():
-        folder = run.pointer("best") or run.pointer("last")
+        return Run(path.resolve().parent.parent), path
+    return (Run(path), None) if Run(path).exists() else None
+
+
+def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str | None) -> Loaded:
+    path = Path(where)
+    found = _run_and_checkpoint(path)
+    if found is not None:
+        run, folder = found
+        folder = folder or run.pointer("best") or run.pointer("last")
         if folder is None:
             raise UsageError(f"{path}: this run has no checkpoint yet; let `alexnet train` go on")
         return _from_run(run, folder)
@@ -329,13 +351,11 @@ def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str
         return _from_file(path, kind, str(where), named=named, classes=classes)
     if path.exists():
         raise UsageError(f"{path}: not a run folder (it holds no recipe.json), nor a model file (.safetensors, .pth)")
-    under = run_named(str(where))
-    hint = f"; {under.folder} is one" if under.exists() else did_you_mean(str(where), ("imagenet", *VARIANTS))
+    hint = under_runs(where) or did_you_mean(str(where), ("imagenet", *VARIANTS))
     raise UsageError(f"{where}: no such run folder or file, and no variant of that name ({', '.join(VARIANTS)}){hint}")
 
 
 def is_run(where: str) -> bool:
     """Whether `where` is something that `open_run` would open."""
-    path = Path(where)
-    checkpoint_or_run = (path / "manifest.json").is_file() or Run(path).exists() or Run.pointed(path) is not None
-    return checkpoint_or_run or where == "imagenet" or where in VARIANTS or kind_of(path) is not None
+    named = where == "imagenet" or where in VARIANTS
+    return named or _run_and_checkpoint(where) is not None or kind_of(Path(where)) is not None

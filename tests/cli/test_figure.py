@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from alexnet.cli import main
 from alexnet.network.variants import TINY
+from alexnet.weights.checkpoint import Checkpoint, Store
+from alexnet.weights.run import open_run
 from tests.networks import lively
 from tests.pictures import write_folder
 
@@ -115,6 +117,18 @@ def test_a_variant_is_drawn_here(tmp_path, monkeypatch, capsys):
     assert drawn(["filters", "tiny", "--dpi", "50"], capsys)[0] == "filters-tiny.png\n"
     assert {path.name for path in tmp_path.iterdir()} == {"network-tiny.png", "filters-tiny.png"}
     drawn(["network", "tiny", "--classes", 7, "--out", "a.svg"], capsys)
+    save_file(lively(TINY, 2).state_dict(), "model.safetensors")
+    drawn(["network", "model.safetensors", "--variant", "tiny", "--out", "b.svg"], capsys)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_classes_stand_in_no_tower(classes, pictures, tmp_path, capsys):
+    """Of a variant with two towers, whose classes need not be an even number."""
+    path = tmp_path / "model.safetensors"
+    save_file(lively(TINY, classes).state_dict(), path)
+    drawn(["maps", path, pictures / NAMES[0] / "000.png", "--layer", "fc8", "--out", tmp_path / "a.png"], capsys)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 300
 
 
 def test_the_film_is_of_the_kernels_that_were_kept(run, tmp_path, capsys):
@@ -129,6 +143,19 @@ def test_the_film_is_of_the_kernels_that_were_kept(run, tmp_path, capsys):
     drawn(["filters", turned, "--out", tmp_path / "d.png"], capsys)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes()  # both turned round: the same colours
     assert (tmp_path / "b.png").read_bytes() != (tmp_path / "d.png").read_bytes()  # the weights still as they were
+
+
+def test_kernels_that_are_not_finite_are_refused(imported, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(imported, run)
+    tensors = open_run(run).model.state_dict()
+    tensors["conv1.weight"][3, 0, 0, 0] = np.nan
+    store = Store(run)
+    store.save(Checkpoint(tensors, {}, {"step": 1}), best=True)
+    store.settle()
+    store.close()
+    code, _, err = ended(["figure", "filters", run], capsys)
+    assert code == 4 and err == f"alexnet: {run}: conv1.weight holds values that are not finite\n"
 
 
 def test_named_pictures_are_taken_and_bad_ones_said(run, pictures, tmp_path, capsys):
@@ -179,6 +206,7 @@ def test_what_an_imported_run_lacks_is_said_in_one_line(tokens, code, says, impo
     [
         (["network", "papper"], 2, "did you mean paper?"),
         (["network", "tiny", "--classes", 0], 2, "--classes 0"),
+        (["network", "tiny", "--variant", "paper"], 2, "--variant paper: tiny is of variant tiny"),
         (["network", "tiny", "--dpi", 5], 2, "--dpi 5: must be at least 30 and at most 1200"),
         (["network", "tiny", "--out", "a.pdf"], 2, "a.pdf: expected a name that ends in .png or .svg"),
         (["network", "tiny", "--out", "no/such/folder/a.png"], 2, "cannot be written"),

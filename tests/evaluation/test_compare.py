@@ -237,7 +237,7 @@ def test_a_run_of_another_worlds_weights_is_compared_on_the_others_pictures(runs
     assert {name: result[name] for name in ("both", "only_first", "only_second", "agreement")} == {
         name: expected[name] for name in ("both", "only_first", "only_second", "agreement")
     }
-    with pytest.raises(UsageError, match="name DATA"):
+    with pytest.raises(UsageError, match="name the pictures"):
         compare_runs(str(tmp_path / "imported"), str(tmp_path / "imported"), threads=1)
 
 

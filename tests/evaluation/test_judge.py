@@ -271,7 +271,7 @@ def test_nothing_held_out(pictures, tmp_path):
 
 
 def test_what_has_no_pictures_of_its_own_says_so(pictures):
-    with pytest.raises(UsageError, match="name DATA"):
+    with pytest.raises(UsageError, match="name the pictures"):
         judge(["tiny"], None)
     with pytest.raises(UsageError, match="views 3"):
         judge(["tiny"], str(pictures), views=3)

@@ -1,5 +1,6 @@
 """Predictions are read back as they were written; what is no such table is refused by name."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from alexnet.errors import BadImage, DataError
 from alexnet.evaluation.predictions import read_predictions, write_predictions
 from tests.evaluation.test_score import random_answers
+from tests.strangers import hole
 
 
 @pytest.mark.parametrize(("count", "classes"), [(40, 12), (7, 2)])
@@ -58,3 +60,10 @@ def test_a_file_that_is_no_such_table_is_named(tmp_path):
     pq.write_table(whole.drop_columns(["loss", "bad"]), path)
     with pytest.raises(DataError, match="no column loss, bad"):
         read_predictions(path)
+
+
+@pytest.mark.parametrize(("make", "says"), [(os.mkfifo, "not a regular file"), (hole, "more than the limit")])
+def test_no_file_is_waited_for_or_fills_the_memory(tmp_path, make, says):
+    make(tmp_path / "val.parquet")
+    with pytest.raises(DataError, match=rf"val\.parquet: cannot be read as predictions \(.*{says}"):
+        read_predictions(tmp_path / "val.parquet")

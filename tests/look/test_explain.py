@@ -19,6 +19,7 @@ from alexnet.look import explain
 from alexnet.look.explain import BY
 from alexnet.network.build import AlexNet
 from alexnet.network.variants import CAFFE, PAPER, TINY, TORCHVISION, VARIANTS, ReLU
+from alexnet.ranks import multiply_in
 from alexnet.weights.run import open_run
 from tests.networks import apart, images, lively, small
 from tests.pictures import picture
@@ -206,6 +207,18 @@ def test_what_is_shown_is_the_centre_view(colour):
     assert apart(torch.from_numpy(one.map), guided_by_hand(loaded.model, x, one.label)[0].abs().sum(0)) < 1e-5
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@over_methods
+def test_a_gpu_explains_as_the_processor_does(by):
+    stored = np.random.default_rng(0).integers(0, 256, (73, 73, 3), np.uint8)
+    multiply_in("fp32", torch.device("cuda"))
+    loaded = open_run("tiny")
+    loaded.model.load_state_dict(lively(TINY, 1000).state_dict())
+    one, other = (explain.explain(loaded, stored, by=by, label=3, device=torch.device(at)) for at in ("cpu", "cuda"))
+    assert (one.image == other.image).all()
+    assert apart(torch.from_numpy(other.map), torch.from_numpy(one.map)) < 1e-2
+
+
 def test_where_the_weight_lies():
     values = np.zeros((10, 10), np.float32)
     values[0, 9], values[4:6, 4:6], values[9, 0] = 2, 1, -2
@@ -320,6 +333,13 @@ def test_a_run_of_another_worlds_weights_is_explained(folder, capsys, by):
     assert sum(line.count(" %") for line in lines[2:6]) >= 9
     said(capsys, *words, "--class", "2", "--out", "c.png")
     assert (folder / "c.png").read_bytes() == figure.read_bytes(), "the same bytes each time"
+
+
+def test_it_multiplies_in_fp32(folder, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("alexnet.ranks.multiply_in", lambda *given: asked.append(given))
+    said(capsys, "explain", "model.safetensors", "a.png", "--by", "guided", "--device", "cpu")
+    assert asked == [("fp32", torch.device("cpu"))]
 
 
 def test_a_class_for_which_nothing_speaks(folder, capsys):

@@ -14,7 +14,8 @@ from PIL import Image
 
 from alexnet.data.classes import Classes, imagenet_classes
 from alexnet.errors import UsageError
-from alexnet.look.figures import named, place_of, run_folder, run_of, short, style, write_figure
+from alexnet.look.figures import named, place_of, run_folder, short, style, write_figure
+from alexnet.weights.run import run_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,11 +159,13 @@ def test_a_figure_goes_into_the_run_that_it_is_of(tmp_path, monkeypatch):
         checkpoint / "model.safetensors",
         tmp_path / "m.pth",
     ):
-        file.write_text("{}")
+        file.write_text("step-00000001\n" if file.name == "best" else "{}")
     for where in (run, run / "best", checkpoint, checkpoint / "model.safetensors"):
         found = run_of(str(where))
         assert found is not None and found.folder.resolve() == run
         assert place_of(str(where), "maps").resolve() == run / "figures" / "maps.png"
+    (run / "mine.onnx").write_text("{}")
+    assert run_of(run / "mine.onnx") is None and place_of("runs/mine/mine.onnx", "maps") == Path("maps-mine.png")
     assert place_of("paper", "network") == Path("network-paper.png") and place_of("m.pth", "maps") == Path("maps-m.png")
     assert run_folder("runs/mine", "a log").folder == Path("runs/mine")
     with pytest.raises(UsageError, match=r"^mine: not a run folder, and a log only a run has; runs/mine is one$"):

@@ -1,5 +1,7 @@
 """Figure 3 and its film: the sheet that is shown, the kernels and epochs that are chosen, files that are none."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from alexnet.look.filters import draw_film, draw_filters
 from alexnet.look.kernels import kernel_sheet, read_kernels
 from alexnet.weights.run import Run
 from tests.look.words import crowded, said
+from tests.strangers import hole
 
 
 def kernels(count=12, k=5, epochs=None, seed=0):
@@ -72,6 +75,9 @@ def test_kernels_are_read_from_the_run(tmp_path):
         (b"", "cannot be read"),
         (b"\x93NUMPY\x01\x00v\x00{", "cannot be read"),
         (b"PK\x03\x04", "cannot be read"),
+        (b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"-" * 9000, "cannot be read"),
+        (os.mkfifo, "cannot be read as an array of numbers (not a regular file)"),
+        (hole, "cannot be read as an array of numbers (1,099,511,627,776 bytes, more than the limit"),
         (kernels(), "expected float32"),
         (kernels(epochs=2).astype(np.float64), "expected float32"),
         (kernels(epochs=2)[:, :, :2], "expected"),
@@ -83,6 +89,8 @@ def test_files_that_are_none_are_named(tmp_path, content, says):
     path = tmp_path / "kernels.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
+    elif callable(content):
+        content(path)
     elif content is not None:
         np.save(path, content, allow_pickle=False)
     with pytest.raises(UsageError) as caught:

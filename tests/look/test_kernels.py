@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet.look.kernels import kernel_sheet, towers_of
+from alexnet.look.kernels import kernel_sheet, towers_at, towers_of
 from alexnet.network.variants import VARIANTS
 
 
@@ -58,3 +58,9 @@ def test_towers_must_share_the_kernels():
 def test_the_towers_of_each_variant():
     two = {name for name, variant in VARIANTS.items() if towers_of(variant) == 2}
     assert two == {"paper", "convnet", "caffe", "caffenet", "onnxzoo", "bn", "tiny"}
+
+
+def test_the_classes_stand_in_no_tower():
+    for variant in VARIANTS.values():
+        apart = {row.name: towers_at(variant, row.name) for row in variant.layers}
+        assert apart.pop("fc8") == 1 and set(apart.values()) == {towers_of(variant)}

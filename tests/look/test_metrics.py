@@ -1,12 +1,15 @@
 """The log read back: whole lines in their order, and a word for each that is none."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from alexnet.errors import UsageError
 from alexnet.look.metrics import read_metrics
 from alexnet.weights.run import Run
+from tests.strangers import hole
 
 TRAIN = {"step": 10, "epoch": 0.5, "split": "train", "loss": 1.5, "top1": 0.25, "lr": 0.01, "seconds": 2.0}
 VAL = {"step": 20, "epoch": 1, "split": "val", "loss": 1.25, "top1": 0.5, "top5": 1.0, "count": 8}
@@ -57,7 +60,15 @@ def test_a_line_that_is_none_is_named(tmp_path, line, says):
     assert str(caught.value).startswith(f"{tmp_path / 'metrics.jsonl'}: line 2: {says}")
 
 
-def test_a_log_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(UsageError, match=r"metrics\.jsonl: cannot be read \(Is a directory\)"):
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (Path.mkdir, "not a regular file"),
+        (os.mkfifo, "not a regular file"),
+        (hole, "1,099,511,627,776 bytes, more than"),
+    ],
+)
+def test_a_log_that_cannot_be_read_is_named(tmp_path, make, says):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(UsageError, match=rf"metrics\.jsonl: cannot be read \({says}"):
         read_metrics(Run(tmp_path))

@@ -180,3 +180,10 @@ def test_the_parts_are_drawn(samples, loaded, units):
     words = [" ".join(one.split()) for one in said(figure)]
     assert "conv2:relu: what excites a unit most in 25 pictures, cut to the 51×51 pixels it sees" in words
     assert {f"unit {unit}, tower {1 + (unit > 15)}" for unit in found} <= set(words)
+
+
+def test_a_class_is_of_no_tower(samples, loaded):
+    found, _ = most_exciting(loaded, samples, "fc8", [7, 900], device=CPU)
+    with style():
+        figure = draw_units(found, samples, loaded, "fc8")
+    assert {"unit 7", "unit 900"} <= set(said(figure))
