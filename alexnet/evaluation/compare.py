@@ -161,16 +161,18 @@ def held_out_of_both(a: Loaded, b: Loaded, data: str | None) -> tuple[Samples, s
     Those of `data`, or that `a` held out, or `b` where `a` knows none; of these, of each run that drew some to hold
     out, these only. UsageError: a run that was trained on them, or holds out other ones.
     """
-    samples = open_held_out(data) if data is not None else own_samples(b if a.data is None else a)
-    judged = "held out" if a.data is not None or b.data is not None else "others"
-    for loaded in (a, b):
-        if loaded.data is None:
-            continue
-        found, samples = known(samples, loaded)
-        if found == "trained on" or (found == "others" and data is None):
-            did = "was trained on these pictures" if found == "trained on" else "holds out other pictures"
+    given = open_held_out(data) if data is not None else own_samples(b if a.data is None else a)
+    knowing = [loaded for loaded in (a, b) if loaded.data is not None]
+    told = [known(given, loaded) for loaded in knowing]
+    kept = [set(part.keys()) for _, part in told]
+    samples = given.take([row for row, key in enumerate(given.keys()) if all(key in keys for keys in kept)])
+    for loaded, (found, _) in zip(knowing, told, strict=True):
+        # what one holds out may be what the other was trained on, and no more
+        trained = "trained on" in (found, known(samples, loaded)[0])
+        if trained or (found == "others" and data is None):
+            did = "was trained on these pictures" if trained else "holds out other pictures"
             raise UsageError(f"{loaded.where}: {did}; name --data that neither has seen")
-        judged = "others" if found == "others" else judged
+    judged = "held out" if knowing and all(found == "held out" for found, _ in told) else "others"
     return samples, judged
 
 

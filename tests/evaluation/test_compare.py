@@ -226,6 +226,33 @@ def test_pictures_that_neither_has_seen_and_those_that_one_was_trained_on(runs, 
         compare_runs(str(runs["a"]), str(elsewhere), threads=1)
 
 
+def test_either_order_tells_what_a_run_was_trained_on(runs, pictures, tmp_path):
+    """Of the whole folder the first holds out a part, the second was trained on all of it, the third on that part."""
+    held = json.loads((runs["a"] / "data.json").read_text())["split"]["val_names"]
+    for key in held:
+        (tmp_path / "held" / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / key, tmp_path / "held" / key)
+    for name, data in (("all", pictures), ("part", tmp_path / "held")):
+        other = train(data, tmp_path / name, val_fraction=0, epochs=1)
+        for pair in ((runs["a"], other), (other, runs["a"])):
+            with pytest.raises(UsageError, match=f"{name}: was trained on these pictures; name --data"):
+                compare_runs(*map(str, pair), data=str(pictures), threads=1)
+
+
+def test_splits_that_hold_out_nothing_in_common_leave_nothing(runs, pictures, tmp_path):
+    held = json.loads((runs["a"] / "data.json").read_text())["split"]["val_names"]
+    apart = tmp_path / "apart"
+    shutil.copytree(runs["b"], apart)
+    said = json.loads((apart / "data.json").read_text())
+    others = [path for path in sorted(pictures.rglob("*.png")) if path.relative_to(pictures).as_posix() not in held][:12]
+    said["split"]["val_names"] = [path.relative_to(pictures).as_posix() for path in others]
+    said["val_sizes"] = [path.stat().st_size for path in others]
+    (apart / "data.json").write_text(json.dumps(said))
+    for pair in ((runs["a"], apart), (apart, runs["a"])):
+        with pytest.raises(DataError, match="no picture to compare on"):
+            compare_runs(*map(str, pair), data=str(pictures), threads=1)
+
+
 def test_a_run_of_another_worlds_weights_is_compared_on_the_others_pictures(runs, pictures, tmp_path):
     loaded = open_run(runs["b"])
     adopt(loaded, Run(tmp_path / "imported"))
