@@ -41,6 +41,11 @@ def out_of_memory(reason: BaseException) -> bool:
     return "allocate memory" in words or words == "could not create a primitive"
 
 
+def one_line(reason: BaseException) -> str:
+    """What a library says of a fault, which may be many lines, or none, as the end of a message."""
+    return " ".join(str(reason).split())[:200]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean paper?` for papper, to end a message with; empty where none of the known names is near."""
     near = get_close_matches(name.lower(), known, n=1)
@@ -70,6 +75,11 @@ class BadImage(DataError):
     def with_hint(self) -> "BadImage":
         """The same, with what to do, for a command that has the option."""
         return BadImage(self.path, f"{self.reason}; --bad-images skip leaves such pictures out")
+
+
+def none_decoded(count: int, first: object) -> DataError:
+    """What to raise where not one of so many pictures can be decoded; `first` says which and why."""
+    return DataError(f"none of {count} pictures can be decoded; the first: {first}")
 
 
 class TooLarge(BadImage):

@@ -27,7 +27,7 @@ from .. import files, stop
 from ..data.cache import DAMAGE
 from ..data.classes import Classes
 from ..data.samples import UNLABELLED, shown
-from ..errors import DataError, Stopped, UsageError
+from ..errors import DataError, Stopped, UsageError, one_line
 
 Dtype = Literal["float32", "float16"]
 DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
@@ -79,9 +79,10 @@ class About:
             if type(said.get(field.name)) is not kinds.get(field.name, str):
                 raise DataError(f"{where}: {field.name}: not what features say there")
         whole = set(said) == {field.name for field in dataclasses.fields(cls)}
-        named = all(isinstance(name, str) for name in said["layers"].values()) and set(said["layers"]) == set(
-            said["shapes"]
-        )
+        # a layer's name goes to a terminal as it is
+        layers = (*said["layers"], *said["layers"].values())
+        named = all(isinstance(name, str) and name.isprintable() for name in layers)
+        named = named and set(said["layers"]) == set(said["shapes"])
         sized = all(
             isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape)
             for shape in said["shapes"].values()
@@ -113,11 +114,23 @@ class Features:
     def single(self, layer: str) -> NDArray[Any]:
         """A layer's values (N, C, H, W) or (N, C); of several views their mean."""
         values = self.values[layer]
-        return values.mean(1, dtype=np.float32) if self.about.several else values
+        if not self.about.several:
+            return values
+        with np.errstate(invalid="ignore"):  # what is not finite is not in the mean either
+            return values.mean(1, dtype=np.float32)
 
     def matrix(self, layer: str) -> NDArray[Any]:
         """The same as rows (N, D)."""
         return self.single(layer).reshape(len(self), -1)
+
+    def check_finite(self, layer: str, values: NDArray[Any], rows: Sequence[int] | NDArray[np.int64]) -> None:
+        """DataError, which names the picture: what was made of a layer's values in these rows, (n, ...), a line of
+        each, is not finite.
+        """
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not finite.all():
+            key = self.keys[int(rows[int(np.argmin(finite))])]
+            raise DataError(f"{self.where}: {layer}: the values of {key} are not finite numbers")
 
 
 @dataclass(frozen=True)
@@ -330,8 +343,7 @@ def read_features(path: Path, layers: Sequence[str] | None = None) -> Features:
     try:
         found = reader(path, layers)
     except BROKEN as reason:
-        first = " ".join(str(reason).split())[:200]
-        raise DataError(f"{where}: cannot be read as features ({first})") from None
+        raise DataError(f"{where}: cannot be read as features ({one_line(reason)})") from None
     for name, values in found.values.items():
         expected = (len(found.keys), *found.about.shapes[name])
         if values.shape != expected or values.dtype.name != found.about.dtype:

@@ -195,12 +195,14 @@ def changed(files: Path, change) -> Path:
         (lambda said: said["about"].update(more=1), "layers, shapes"),
         (lambda said: said["classes"].__setitem__(0, {"key": "a\x00", "words": "b"}), "class"),
         (lambda said: said.update(about=[1]), "not features of schema"),
+        (lambda said: said["about"].update(layers={"fc7\x1b]0;a": "fc7"}, shapes={"fc7\x1b]0;a": [512]}), "layers, shapes"),
+        (lambda said: said["about"].update(layers={"fc7": "fc7\x07"}), "layers, shapes"),
     ],
 )  # fmt: skip
 def test_an_index_that_does_not_fit_is_named_with_its_field(change, says, files):
     with pytest.raises(DataError, match=says) as caught:
         read_features(changed(files, change))
-    assert "f.npy" in str(caught.value)
+    assert "f.npy" in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_a_strangers_name_is_escaped(files):
