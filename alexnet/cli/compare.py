@@ -1,6 +1,7 @@
 """`alexnet compare`."""
 
 import json as json_format
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,7 +91,7 @@ def compare(
         print(json_format.dumps(result))
 
 
-def _refuse(others: dict[str, object], why: str, known: dict[str, object]) -> None:
+def _refuse(others: Mapping[str, object], why: str, known: Mapping[str, object]) -> None:
     """UsageError: options were given that are not of what is compared."""
     given = [name for name, value in others.items() if value is not None]
     if given:

@@ -14,7 +14,9 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, get_args
 
@@ -227,14 +229,52 @@ def _npz(path: Path, parts: Sequence[Part], index: Index) -> None:
                 out.write(files.array_header(array.shape, array.dtype) + array.tobytes())
 
 
+class _Kept(FileIO):
+    """A file to write, of whose failures HDF5 hears nothing: over one it ends the process. The first is `failed`."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.failed is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as reason:
+                self.failed = reason
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as reason:
+            self.failed = self.failed or reason
+            return self.tell() if size is None else size
+
+    def check(self) -> None:
+        """OSError: something could not be written."""
+        if self.failed is not None:
+            raise self.failed
+
+
+@contextmanager
+def _hdf5_of(path: Path, *, user_block: int = 0) -> Iterator[tuple[Any, _Kept]]:
+    """An HDF5 file that is made at `path`, and what keeps its bytes. OSError: they cannot be written."""
+    with _Kept(path, "w+") as kept:
+        with _h5py().File(kept, "w", userblock_size=user_block) as out:
+            yield out, kept
+        kept.check()
+
+
 def _hdf5(path: Path, parts: Sequence[Part], index: Index) -> None:
     h5py, count = _h5py(), len(index.keys)
-    with files.replacing(path) as temporary, h5py.File(temporary, "w") as out:
+    with files.replacing(path) as temporary, _hdf5_of(temporary) as (out, kept):
         for part in parts:
             values = out.create_dataset(part.name, (count, *part.shape), part.dtype)
             rows = _rows(part.row)
             for i, block in zip(range(0, count, rows), part.blocks(count, rows), strict=True):
                 values[i : i + rows] = block
+                kept.check()
         out.create_dataset(LABEL, data=index.labels)
         for name, lines in ((KEY, index.keys), (CLASSES, index.classes.keys), (ABOUT, [index.said()])):
             # of one length: HDF5's text of any length lies in a heap, which may send a reader round for ever
@@ -245,10 +285,10 @@ def _hdf5(path: Path, parts: Sequence[Part], index: Index) -> None:
 
 def _mat(path: Path, parts: Sequence[Part], index: Index) -> None:
     """MATLAB's own since 2006, version 7.3: HDF5 whose axes it reads in the opposite order. Text is a row a line."""
-    h5py, count = _h5py(), len(index.keys)
+    count = len(index.keys)
     names = matlab_names([part.name for part in parts])
     with files.replacing(path) as temporary:
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as out:
+        with _hdf5_of(temporary, user_block=USER_BLOCK) as (out, kept):
             for part in parts:
                 rows = min(count, max(1, CHUNK // part.row))
                 shape = (count, *part.shape)[::-1]
@@ -258,6 +298,7 @@ def _mat(path: Path, parts: Sequence[Part], index: Index) -> None:
                 values.attrs["MATLAB_class"] = np.bytes_("single")
                 for i, block in zip(range(0, count, rows), part.blocks(count, rows), strict=True):
                     values[..., i : i + rows] = block.T
+                    kept.check()
             labels = out.create_dataset(LABEL, data=index.labels[None])
             labels.attrs["MATLAB_class"] = np.bytes_("int64")
             for name, lines in ((KEY, index.keys), (CLASSES, index.classes.keys), (ABOUT, [index.said()])):

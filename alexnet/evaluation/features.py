@@ -394,7 +394,7 @@ def extract(
             for path in (out.with_name(f".{out.name}.state"), *(names if suffix != NPY else ()), lock):
                 path.unlink(missing_ok=True)
     except OSError as reason:
-        raise UsageError(f"{shown(str(out))}: cannot be written ({reason.strerror})") from None
+        raise UsageError(f"{shown(str(out))}: cannot be written ({reason.strerror or reason})") from None
     return found
 
 

@@ -322,6 +322,50 @@ def test_parquet_of_something_else(files, tmp_path):
         read_features(written(hollow, compression="zstd"), ["fc7"])
 
 
+WRITE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from alexnet.data.classes import Classes
+from alexnet.evaluation.feature_files import About, Index, Part, write_features
+
+out, limit = Path(sys.argv[1]), int(sys.argv[2])
+values = np.arange(40 * 3000, dtype=np.float32).reshape(40, 3000)
+parts = []
+for name in ("conv5", "fc7"):
+    path = out.with_name(f"{name}.npy")
+    np.save(path, values, allow_pickle=False)
+    parts.append(Part(name, path, (3000,), values.dtype))
+about = About("run", "tiny", "0" * 64, {}, {"conv5": "conv5", "fc7": "fc7"}, {"conv5": [3000], "fc7": [3000]}, 1, False,
+              "float32", 64, "cpu", "set", "1" * 64, [])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write_features(out, parts, Index(about, [f"{i}.jpg" for i in range(40)], np.full(40, -1), Classes((), ())))
+except OSError as reason:
+    print(reason.strerror)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_no_room_is_an_error_like_any_other(name, tmp_path):
+    """Of a process that ends well and says nothing else; HDF5 by itself ends it, or speaks at its end."""
+
+    def written(limit: int) -> str:
+        words = [sys.executable, "-c", WRITE, str(tmp_path / name), str(limit)]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        assert not done.stderr
+        return done.stdout
+
+    assert not written(0)
+    size = (tmp_path / name).stat().st_size
+    (tmp_path / name).unlink()
+    for limit in (100, 100_000, 480_000 + 700, size - 700, size - 1):
+        assert written(limit) == "File too large\n", limit
+        assert {path.name for path in tmp_path.iterdir()} == {"conv5.npy", "fc7.npy"}
+    assert not written(size) and (tmp_path / name).stat().st_size == size
+
+
 def test_a_library_that_is_missing_is_named(whole, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UsageError, match=r"h5py is not installed \(pip install 'alexnet\[features\]'\)"):
