@@ -13,7 +13,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -37,6 +37,9 @@ SCHEMA: Final = 1
 KEY, LABEL, CLASSES, ABOUT = "key", "label", "classes", "about"  # beside the layers
 BROKEN: Final = (*DAMAGE, ArithmeticError, RuntimeError, pa.ArrowException)
 LOCAL_HEADER: Final = 30  # bytes of a zip's, before the member's name
+# What a name of a Parquet file is read as: text that the file holds once may stand in millions of its rows. Arrow reads
+# no text so that repeats the text before it, which may be as much.
+NAMES: Final = pa.dictionary(pa.int32(), pa.string())
 USER_BLOCK: Final = 512  # bytes that HDF5 leaves to MATLAB
 CHUNK: Final = 1 << 20  # bytes
 
@@ -503,26 +506,59 @@ def _read_hdf5(path: Path, layers: Sequence[str] | None) -> Features:
     return dataclasses.replace(found, values={name: one.T if turned else one for name, one in values.items()})
 
 
+def check_table(stored: pq.ParquetFile, size: int, kinds: Mapping[str, pa.DataType], *, codec: str) -> None:
+    """ValueError: a Parquet file of `size` bytes claims more than these hold, is not compressed by `codec`, or has not
+    these columns of these kinds. None of them has been read by then.
+    """
+    said = stored.metadata
+    groups = [said.row_group(i) for i in range(said.num_row_groups)]
+    parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+    if sum(group.num_rows for group in groups) != said.num_rows or said.num_rows > size:
+        raise ValueError(f"{said.num_rows} rows in {size} bytes")
+    if sum(part.total_compressed_size for part in parts) > size:
+        raise ValueError("parts that are more than the file")
+    others = sorted({part.compression for part in parts} - {codec})
+    if others:
+        raise ValueError(f"compressed by {', '.join(others)}, expected {codec}")
+    for name, kind in kinds.items():
+        if stored.schema_arrow.field(name).type != kind:
+            raise ValueError(f"{name}: {stored.schema_arrow.field(name).type}, expected {kind}")
+
+
+def names_of(column: pa.ChunkedArray, most: int) -> list[str]:
+    """A column of `NAMES` as text, each once in memory. ValueError: gaps, or more than `most` letters."""
+    if column.null_count:
+        raise ValueError(f"{KEY}: not the names of pictures")
+    found = list[str]()
+    for chunk in column.chunks:
+        names = chunk.dictionary.to_pylist()
+        found += [names[i] for i in chunk.indices.to_pylist()]
+    if sum(map(len, found)) > most:
+        raise ValueError(f"{KEY}: names that are more than the file")
+    return found
+
+
 def _read_parquet(path: Path, layers: Sequence[str] | None) -> Features:
     where, size = shown(str(path)), path.stat().st_size
-    with pq.ParquetFile(path) as stored:
+    with pq.ParquetFile(path, read_dictionary=[KEY]) as stored:
         said = (stored.schema_arrow.metadata or {}).get(b"alexnet", b"null")
         count = stored.metadata.num_rows
-        if count > size:
-            raise DataError(f"{where}: {count} rows in {size} bytes")
+        check_table(stored, size, {KEY: NAMES, LABEL: pa.int64()}, codec="UNCOMPRESSED")
         table = stored.read([KEY, LABEL])
-        found = _indexed(where, json.loads(said), table[KEY].to_pylist(), table[LABEL].to_numpy())
+        found = _indexed(where, json.loads(said), names_of(table[KEY], size), table[LABEL].to_numpy())
         values: dict[str, NDArray[Any]] = {}
         for name in _chosen(found.about, layers, where):
             shape, dtype = found.about.shapes[name], np.dtype(found.about.dtype)
             if count * math.prod(shape) * dtype.itemsize > size:
                 raise DataError(f"{where}: {name}: {count} rows of {shape} are not in {size} bytes")
+            kind = pa.list_(pa.from_numpy_dtype(dtype), math.prod(shape))
+            check_table(stored, size, {name: kind}, codec="UNCOMPRESSED")
             whole = np.empty((count, math.prod(shape)), dtype)
             begin = 0
             for batch in stored.iter_batches(_rows(whole[:1].nbytes), columns=[name]):
                 column = batch.column(0)
-                if column.type != pa.list_(pa.from_numpy_dtype(dtype), math.prod(shape)) or column.null_count:
-                    raise DataError(f"{where}: {name}: {column.type}, expected {shape} of {dtype}")
+                if column.null_count:
+                    raise DataError(f"{where}: {name}: a picture without values")
                 whole[begin : begin + len(column)] = column.flatten().to_numpy().reshape(len(column), -1)
                 begin += len(column)
             values[name] = whole.reshape(count, *shape)

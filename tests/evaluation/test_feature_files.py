@@ -300,7 +300,7 @@ def test_parquet_of_something_else(files, tmp_path):
     table = pq.read_table(files / "f.parquet")
 
     def written(table: pa.Table, **options) -> Path:
-        pq.write_table(table, tmp_path / "g.parquet", **options)
+        pq.write_table(table, tmp_path / "g.parquet", **{"compression": "NONE", **options})
         return tmp_path / "g.parquet"
 
     hollow = pa.table(
@@ -319,7 +319,18 @@ def test_parquet_of_something_else(files, tmp_path):
         with pytest.raises(DataError, match=says):
             read_features(written(made), ["fc7"])
     with pytest.raises(DataError, match=r"fc7: 10 rows of \[512\] are not in"):
-        read_features(written(hollow, compression="zstd"), ["fc7"])
+        read_features(written(hollow), ["fc7"])
+    with pytest.raises(DataError, match="compressed by ZSTD, expected UNCOMPRESSED"):
+        read_features(written(table, compression="zstd"), ["fc7"])
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10, np.int32)), pa.array(["x" * 10**6])).cast(pa.string())
+    with pytest.raises(DataError, match="key: names that are more than the file"):
+        read_features(written(table.set_column(0, "key", long)), ())
+    with pytest.raises(DataError, match="cannot be read"):
+        read_features(written(table.set_column(0, "key", long), use_dictionary=["label"],
+                              column_encoding={"key": "DELTA_BYTE_ARRAY"}), ())  # fmt: skip
+    with pytest.raises(DataError, match="rows in"):
+        read_features(written(pa.table({name: pa.nulls(10**6, table[name].type) for name in ("key", "label")},
+                                       metadata=table.schema.metadata)), ())  # fmt: skip
 
 
 WRITE = """
