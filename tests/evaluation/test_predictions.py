@@ -70,9 +70,21 @@ def test_a_file_is_not_read_that_unfolds_to_more_than_it_holds(tmp_path):
     refused("key", long, "Not yet implemented", use_dictionary=["loss"], column_encoding={"key": "DELTA_BYTE_ARRAY"})
     refused("key", pa.array(["a"] * 9), "compressed by ZSTD, expected SNAPPY", compression="zstd")
     refused("key", pa.array(["a"] * 90_000), "90000 rows in", write_statistics=False)
+    refused("top5", pa.array([[]] * 9, pa.list_(pa.int32(), 0)), "top5: expected lists of 1 to 5")
     six = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(54, np.int32)), 6)
     refused("top5", six, "top5: expected lists of 1 to 5")
     refused("label", pa.array([None] * 9, pa.binary(1 << 20)), "label: fixed_size_binary")
+
+
+def test_a_fault_without_words_is_named_too(tmp_path, monkeypatch):
+    write_predictions(tmp_path / "val.parquet", random_answers(9, 6))
+
+    def broken(*given, **options):
+        raise pa.ArrowInvalid
+
+    monkeypatch.setattr(pq, "ParquetFile", broken)
+    with pytest.raises(DataError, match=r"val\.parquet: cannot be read as predictions \(\)"):
+        read_predictions(tmp_path / "val.parquet")
 
 
 def test_a_file_that_is_no_such_table_is_named(tmp_path):
