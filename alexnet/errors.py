@@ -78,6 +78,11 @@ class BadImage(DataError):
         return BadImage(self.path, f"{self.reason}; --bad-images skip leaves such pictures out")
 
 
+def none_decoded(count: int, first: object) -> DataError:
+    """What to raise where not one of so many pictures can be decoded; `first` says which and why."""
+    return DataError(f"none of {count} pictures can be decoded; the first: {first}")
+
+
 class TooLarge(BadImage):
     """One image that is over a limit, and was refused before a pixel of it was read."""
 

@@ -228,6 +228,6 @@ def main(tokens: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as reason:
         if not errors.out_of_memory(reason):
             raise
-        _fail("out of memory; lower --batch-size, or raise --accumulate", errors.AlexNetError.code)
+        _fail("out of memory; a smaller --batch-size, where the command has one, takes less", errors.AlexNetError.code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

@@ -1,10 +1,11 @@
 """`alexnet compare`."""
 
 import json as json_format
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UsageError
+from ..errors import BadImage, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,15 +19,15 @@ def compare(
     /,
     *,
     layers: str | None = None,
-    metric: Literal["correlation", "euclidean", "cosine"] = "correlation",
-    pictures: int = 1000,
+    metric: Literal["correlation", "euclidean", "cosine"] | None = None,
+    pictures: int | None = None,
     data: str | None = None,
-    views: int = 1,
-    batch_size: int = 64,
-    device: str = "auto",
-    workers: int = 2,
-    bad_images: Literal["error", "skip"] = "error",
-    seed: int = 0,
+    views: int | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    bad_images: Literal["error", "skip"] | None = None,
+    seed: int | None = None,
     variant: str | None = None,
     json: bool = False,
 ) -> None:
@@ -39,16 +40,16 @@ def compare(
         a: a file of features, or RUN
         b: another
         layers: of the files, a comma between them; all, each with each
-        metric: of the dissimilarities: correlation, euclidean or cosine
-        pictures: of the files, at most, taken evenly of more
+        metric: files: of the dissimilarities: correlation (unless said), euclidean or cosine
+        pictures: files: at most, taken evenly of more (1000)
         data: runs: pictures; else those that both held out
-        views: runs: 1, 5 or 10
-        batch_size: runs: views that go through at once
-        device: auto, cpu, cuda or mps
-        workers: threads that decode
-        bad_images: error, or skip (counted as wrong)
-        seed: of an untrained variant's weights
-        variant: of model files, where several have their shapes
+        views: runs: 1 (unless said), 5 or 10
+        batch_size: runs: views that go through at once (64)
+        device: runs: auto (unless said), cpu, cuda or mps
+        workers: runs: threads that decode (2)
+        bad_images: runs: error (unless said), or skip (counted as wrong)
+        seed: runs: of an untrained variant's weights (0)
+        variant: runs: of model files, where several have their shapes
         json: print one JSON document
     """
     from ..evaluation import compare as comparing
@@ -58,31 +59,47 @@ def compare(
     from . import console_for, say
 
     console = console_for(json)
+    of_files = {"--layers": layers, "--metric": metric, "--pictures": pictures}
+    of_runs = {"--data": data, "--views": views, "--batch-size": batch_size, "--device": device, "--workers": workers,
+               "--bad-images": bad_images, "--seed": seed, "--variant": variant}  # fmt: skip
     if comparing.kind_of_pair(a, b) == "features":
-        if data is not None or views != 1:
-            raise UsageError("--data, --views: of two runs; of files of features --layers, --metric and --pictures")
+        _refuse(of_runs, "of two runs; two files of features take", of_files)
         names = [name.strip() for name in layers.split(",")] if layers is not None else None
         result = comparing.compare_features(
-            read_features(Path(a)), read_features(Path(b)), layers=names, metric=metric, pictures=pictures
-        )
+            read_features(Path(a)), read_features(Path(b)), layers=names, metric=metric or "correlation",
+            pictures=_or(pictures, 1000),
+        )  # fmt: skip
         if not json:
             _print_features(result, console)
     else:
-        if layers is not None:
-            raise UsageError("--layers: of two files of features")
-        where = device_of(device)
+        _refuse(of_files, "of two files of features; two runs take", of_runs)
+        where = device_of("auto" if device is None else device)
         multiply_in("fp32", where)
-        with watch():
-            result, notes = comparing.compare_runs(
-                a, b, data=data, views=views, batch_size=batch_size, device=where, threads=workers,
-                bad_images=bad_images, seed=seed, variant=variant,
-            )  # fmt: skip
+        try:
+            with watch():
+                result, notes = comparing.compare_runs(
+                    a, b, data=data, views=_or(views, 1), batch_size=_or(batch_size, 64), device=where,
+                    threads=_or(workers, 2), bad_images=bad_images or "error", seed=_or(seed, 0), variant=variant,
+                )  # fmt: skip
+        except BadImage as bad:
+            raise bad.with_hint() from bad
         for note in notes:
             say(note)
         if not json:
             _print_runs(result, console)
     if json:
         print(json_format.dumps(result))
+
+
+def _refuse(others: Mapping[str, object], why: str, known: Mapping[str, object]) -> None:
+    """UsageError: options were given that are not of what is compared."""
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)}: {why} {', '.join(known)}")
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 def _print_features(result: dict[str, Any], console: "Console") -> None:
@@ -98,7 +115,8 @@ def _print_features(result: dict[str, Any], console: "Console") -> None:
 
 def _print_runs(result: dict[str, Any], console: "Console") -> None:
     of = {"held out": " held out by both", "others": ""}[result["pictures"]]
-    console.print(f"{result['count']} pictures{of}")
+    bad = f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""
+    console.print(f"{result['count']} pictures{of}{bad}")
     for name in ("a", "b"):
         one = result[name]
         low, high = one["top1_interval"]

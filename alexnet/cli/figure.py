@@ -439,15 +439,15 @@ def confusion(
         dpi: of a .png, pixels an inch
         json: print one JSON document
     """
-    from ..evaluation.predictions import read_predictions
+    from ..evaluation.predictions import fitting, read_predictions
     from ..look.confusion import confused, draw_confusion
     from ..look.figures import run_folder
 
     path = _place("confusion", run, out=out, dpi=dpi)
     folder = run_folder(run, "predictions/val.parquet")
     classes = folder.classes()
-    kept = read_predictions(folder.predictions)
-    found, bad = confused(kept, len(classes), folder.predictions), int(kept.bad.sum())
+    kept = fitting(read_predictions(folder.predictions), len(classes), folder.predictions)
+    found, bad = confused(kept, len(classes)), int(kept.bad.sum())
     _write("confusion", path, lambda: draw_confusion(found, classes, bad=bad), dpi=dpi, json=json)
 
 

@@ -65,7 +65,7 @@ def neighbours(
         say(note)
     known = is_features(Path(among)) and Path(among).is_file()
     with watch():
-        found = searching.neighbours(
+        found, bad = searching.neighbours(
             loaded,
             queries,
             read_features(Path(among)) if known else pictures([among]),
@@ -78,6 +78,8 @@ def neighbours(
             threads=workers,
             bad_images=bad_images,
         )
+    for one in bad:
+        say(f"bad image {one}")
     if json:
         print(json_format.dumps([{"path": path, "neighbours": [asdict(one) for one in near]} for path, near in found]))
         return

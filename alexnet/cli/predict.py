@@ -56,6 +56,7 @@ def predict(
     from ..data.sources import open_images
     from ..evaluation import predict as predicting
     from ..evaluation.backends import device_for, precision_for
+    from ..evaluation.judge import check_sizes
     from ..look import terminal
     from . import console_for, say, visible
 
@@ -64,8 +65,7 @@ def predict(
             raise UsageError(f"{name}: unknown option (a file of that name is ./{name})")
     if k < 1:
         raise UsageError(f"-k {k}: must be at least 1")
-    if views not in (1, 5, 10):
-        raise UsageError(f"--views {views}: must be 1, 5 or 10")
+    check_sizes(views=views)
     if json and csv:
         raise UsageError("--json and --csv: ask for one of them")
     where = device_for(backend, device)

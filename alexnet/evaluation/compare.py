@@ -9,16 +9,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from ..data.loader import BadImages
 from ..data.samples import Samples
 from ..data.sources import open_held_out
-from ..data.threads import workers_of
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, none_decoded
 from ..weights.run import Loaded, is_run, open_run
 from .feature_files import NPY, Features, beside, is_features
-from .judge import MOST_BATCH, answered, known, own_samples
+from .judge import answered, check_sizes, known, own_samples
 from .paired import mcnemar
 from .score import wilson
 
@@ -27,6 +25,7 @@ DISSIMILARITIES: tuple[Dissimilarity, ...] = get_args(Dissimilarity)
 BLOCK = 1 << 22  # float64 values at a time
 NONE = 1e-12  # of a row's squares: what is no more than this is rounding
 LEAST_PICTURES = 3  # of two there is one dissimilarity, which correlates with nothing
+MOST_PICTURES = 5000  # of which a layer's products, and its dissimilarities, are 200 MB each
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,11 @@ def gram(values: NDArray[Any], rows: NDArray[np.int64]) -> Gram:
     """Of these rows of (N, D), a block of columns at a time."""
     step = max(1, BLOCK // max(1, len(rows)))
     products, sums = np.zeros((len(rows), len(rows))), np.zeros(len(rows))
-    for i in range(0, values.shape[1], step):
-        block = values[:, i : i + step][rows].astype(np.float64)
-        products += block @ block.T
-        sums += block.sum(1)
+    with np.errstate(invalid="ignore"):  # what is not finite is found in the products
+        for i in range(0, values.shape[1], step):
+            block = values[:, i : i + step][rows].astype(np.float64)
+            products += block @ block.T
+            sums += block.sum(1)
     return Gram(products, sums / values.shape[1], values.shape[1])
 
 
@@ -96,12 +96,13 @@ def compare_features(
     """Each layer of one file beside each of another, over the pictures that both have, matched by key.
 
     Of more than `pictures` these are taken evenly. The document of `compare --json`. UsageError: a layer that neither
-    has, a number out of range. DataError: fewer than three pictures in both; a picture that correlates with none.
+    has, a number out of range. DataError: fewer than three pictures in both; a picture that correlates with none, or
+    whose values are not finite.
     """
     if metric not in DISSIMILARITIES:
         raise UsageError(f"--metric {metric}: unknown; known are {', '.join(DISSIMILARITIES)}")
-    if pictures < LEAST_PICTURES:
-        raise UsageError(f"--pictures {pictures}: must be at least {LEAST_PICTURES}")
+    if not LEAST_PICTURES <= pictures <= MOST_PICTURES:
+        raise UsageError(f"--pictures {pictures}: must be at least {LEAST_PICTURES} and at most {MOST_PICTURES}")
     for layer in layers or ():
         if layer not in a.values and layer not in b.values:
             raise UsageError(f"--layers {layer}: in neither; {a.where} holds {', '.join(a.values)}, {b.where} "
@@ -115,11 +116,14 @@ def compare_features(
     rows = np.array(both)[chosen]
 
     def looked_at(features: Features, rows: NDArray[np.int64]) -> dict[str, Any]:
+        from scipy.stats import rankdata  # a second to import
+
         found: dict[str, Any] = {}
         for name in features.values:
             if layers is not None and name not in layers and not set(layers).isdisjoint(features.values):
                 continue
             g = gram(features.matrix(name), rows)
+            features.check_finite(name, np.diag(g.products)[:, None], rows)
             if np.trace(g.centred()) <= NONE * np.trace(g.products):
                 raise DataError(f"{features.where}: {name}: all {len(rows)} pictures have the same values")
             try:
@@ -161,16 +165,18 @@ def held_out_of_both(a: Loaded, b: Loaded, data: str | None) -> tuple[Samples, s
     Those of `data`, or that `a` held out, or `b` where `a` knows none; of these, of each run that drew some to hold
     out, these only. UsageError: a run that was trained on them, or holds out other ones.
     """
-    samples = open_held_out(data) if data is not None else own_samples(b if a.data is None else a)
-    judged = "held out" if a.data is not None or b.data is not None else "others"
-    for loaded in (a, b):
-        if loaded.data is None:
-            continue
-        found, samples = known(samples, loaded)
-        if found == "trained on" or (found == "others" and data is None):
-            did = "was trained on these pictures" if found == "trained on" else "holds out other pictures"
+    given = open_held_out(data) if data is not None else own_samples(b if a.data is None else a)
+    knowing = [loaded for loaded in (a, b) if loaded.data is not None]
+    told = [known(given, loaded) for loaded in knowing]
+    kept = [set(part.keys()) for _, part in told]
+    samples = given.take([row for row, key in enumerate(given.keys()) if all(key in keys for keys in kept)])
+    for loaded, (found, _) in zip(knowing, told, strict=True):
+        # what one holds out may be what the other was trained on, and no more
+        trained = "trained on" in (found, known(samples, loaded)[0])
+        if trained or (found == "others" and data is None):
+            did = "was trained on these pictures" if trained else "holds out other pictures"
             raise UsageError(f"{loaded.where}: {did}; name --data that neither has seen")
-        judged = "others" if found == "others" else judged
+    judged = "held out" if knowing and all(found == "held out" for found, _ in told) else "others"
     return samples, judged
 
 
@@ -189,16 +195,17 @@ def compare_runs(
 ) -> tuple[dict[str, Any], list[str]]:
     """Two runs on the pictures that both held out, or on `data`: the document of `compare --json`, and what to know.
 
-    McNemar's test, how often their first classes agree, and the pictures that only one gets right.
+    McNemar's test, how often their first classes agree, and the pictures that only one gets right. With `bad_images`
+    "skip" a picture that cannot be decoded counts as wrong, and neither as agreement nor against it. DataError: there
+    is no picture, or none can be decoded.
     """
-    if views not in (1, 5, 10):
-        raise UsageError(f"--views {views}: must be 1, 5 or 10")
-    if not 1 <= batch_size <= MOST_BATCH:
-        raise UsageError(f"--batch-size {batch_size}: must be at least 1 and at most {MOST_BATCH}")
-    workers_of(threads)
+    check_sizes(views=views, batch_size=batch_size, threads=threads)
     a = open_run(first, seed=seed, named=variant)
     b = open_run(second, seed=seed, classes=a.classes, named=variant)
     samples, pictures = held_out_of_both(a, b, data)
+    count = len(samples)
+    if not count:
+        raise DataError("there is no picture to compare on")
     for loaded in (a, b):
         loaded.name_classes(samples.classes)
     samples = samples.as_classes(a.classes, data or first, partial=True)
@@ -207,12 +214,13 @@ def compare_runs(
                  backend="torch", precision="fp32", threads=threads, bad_images=bad_images)[1]
         for loaded, where in ((a, first), (b, second))
     ]  # fmt: skip
+    bad = said[0].bad | said[1].bad
+    if len(bad) == count:
+        raise none_decoded(count, next(iter(bad.values())))
     right = [answers.ranks() < 1 for answers in said]
-    count = len(samples)
-    if not count:
-        raise DataError("there is no picture to compare on")
     pair = mcnemar(*right)
-    agree = int((said[0].probabilities.argmax(1) == said[1].probabilities.argmax(1)).sum())
+    alike = said[0].probabilities.argmax(1) == said[1].probabilities.argmax(1)
+    alike[list(bad)] = False  # of these nothing was said
     keys = np.array(said[0].keys, object)
     document = {
         **{
@@ -222,8 +230,8 @@ def compare_runs(
         "pictures": pictures,
         "count": count,
         "views": views,
-        "bad_images": len(said[0].bad),
-        "agreement": agree / count,
+        "bad_images": len(bad),
+        "agreement": int(alike.sum()) / (count - len(bad)),
         **asdict(pair),
         "only_first_right": keys[right[0] & ~right[1]].tolist(),
         "only_second_right": keys[right[1] & ~right[0]].tolist(),

@@ -13,8 +13,10 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, get_args
 
@@ -27,7 +29,7 @@ from .. import files, stop
 from ..data.cache import DAMAGE
 from ..data.classes import Classes
 from ..data.samples import UNLABELLED, shown
-from ..errors import DataError, Stopped, UsageError
+from ..errors import DataError, Stopped, UsageError, one_line
 
 Dtype = Literal["float32", "float16"]
 DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
@@ -35,6 +37,9 @@ SCHEMA: Final = 1
 KEY, LABEL, CLASSES, ABOUT = "key", "label", "classes", "about"  # beside the layers
 BROKEN: Final = (*DAMAGE, ArithmeticError, RuntimeError, pa.ArrowException)
 LOCAL_HEADER: Final = 30  # bytes of a zip's, before the member's name
+# What a name of a Parquet file is read as: text that the file holds once may stand in millions of its rows. Arrow reads
+# no text so that repeats the text before it, which may be as much.
+NAMES: Final = pa.dictionary(pa.int32(), pa.string())
 USER_BLOCK: Final = 512  # bytes that HDF5 leaves to MATLAB
 CHUNK: Final = 1 << 20  # bytes
 
@@ -79,9 +84,10 @@ class About:
             if type(said.get(field.name)) is not kinds.get(field.name, str):
                 raise DataError(f"{where}: {field.name}: not what features say there")
         whole = set(said) == {field.name for field in dataclasses.fields(cls)}
-        named = all(isinstance(name, str) for name in said["layers"].values()) and set(said["layers"]) == set(
-            said["shapes"]
-        )
+        # a layer's name goes to a terminal as it is
+        layers = (*said["layers"], *said["layers"].values())
+        named = all(isinstance(name, str) and name.isprintable() for name in layers)
+        named = named and set(said["layers"]) == set(said["shapes"])
         sized = all(
             isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape)
             for shape in said["shapes"].values()
@@ -113,11 +119,23 @@ class Features:
     def single(self, layer: str) -> NDArray[Any]:
         """A layer's values (N, C, H, W) or (N, C); of several views their mean."""
         values = self.values[layer]
-        return values.mean(1, dtype=np.float32) if self.about.several else values
+        if not self.about.several:
+            return values
+        with np.errstate(invalid="ignore"):  # what is not finite is not in the mean either
+            return values.mean(1, dtype=np.float32)
 
     def matrix(self, layer: str) -> NDArray[Any]:
         """The same as rows (N, D)."""
         return self.single(layer).reshape(len(self), -1)
+
+    def check_finite(self, layer: str, values: NDArray[Any], rows: Sequence[int] | NDArray[np.int64]) -> None:
+        """DataError, which names the picture: what was made of a layer's values in these rows, (n, ...), a line of
+        each, is not finite.
+        """
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not finite.all():
+            key = self.keys[int(rows[int(np.argmin(finite))])]
+            raise DataError(f"{self.where}: {layer}: the values of {key} are not finite numbers")
 
 
 @dataclass(frozen=True)
@@ -214,14 +232,52 @@ def _npz(path: Path, parts: Sequence[Part], index: Index) -> None:
                 out.write(files.array_header(array.shape, array.dtype) + array.tobytes())
 
 
+class _Kept(FileIO):
+    """A file to write, of whose failures HDF5 hears nothing: over one it ends the process. The first is `failed`."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.failed is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as reason:
+                self.failed = reason
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as reason:
+            self.failed = self.failed or reason
+            return self.tell() if size is None else size
+
+    def check(self) -> None:
+        """OSError: something could not be written."""
+        if self.failed is not None:
+            raise self.failed
+
+
+@contextmanager
+def _hdf5_of(path: Path, *, user_block: int = 0) -> Iterator[tuple[Any, _Kept]]:
+    """An HDF5 file that is made at `path`, and what keeps its bytes. OSError: they cannot be written."""
+    with _Kept(path, "w+") as kept:
+        with _h5py().File(kept, "w", userblock_size=user_block) as out:
+            yield out, kept
+        kept.check()
+
+
 def _hdf5(path: Path, parts: Sequence[Part], index: Index) -> None:
     h5py, count = _h5py(), len(index.keys)
-    with files.replacing(path) as temporary, h5py.File(temporary, "w") as out:
+    with files.replacing(path) as temporary, _hdf5_of(temporary) as (out, kept):
         for part in parts:
             values = out.create_dataset(part.name, (count, *part.shape), part.dtype)
             rows = _rows(part.row)
             for i, block in zip(range(0, count, rows), part.blocks(count, rows), strict=True):
                 values[i : i + rows] = block
+                kept.check()
         out.create_dataset(LABEL, data=index.labels)
         for name, lines in ((KEY, index.keys), (CLASSES, index.classes.keys), (ABOUT, [index.said()])):
             # of one length: HDF5's text of any length lies in a heap, which may send a reader round for ever
@@ -232,10 +288,10 @@ def _hdf5(path: Path, parts: Sequence[Part], index: Index) -> None:
 
 def _mat(path: Path, parts: Sequence[Part], index: Index) -> None:
     """MATLAB's own since 2006, version 7.3: HDF5 whose axes it reads in the opposite order. Text is a row a line."""
-    h5py, count = _h5py(), len(index.keys)
+    count = len(index.keys)
     names = matlab_names([part.name for part in parts])
     with files.replacing(path) as temporary:
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as out:
+        with _hdf5_of(temporary, user_block=USER_BLOCK) as (out, kept):
             for part in parts:
                 rows = min(count, max(1, CHUNK // part.row))
                 shape = (count, *part.shape)[::-1]
@@ -245,6 +301,7 @@ def _mat(path: Path, parts: Sequence[Part], index: Index) -> None:
                 values.attrs["MATLAB_class"] = np.bytes_("single")
                 for i, block in zip(range(0, count, rows), part.blocks(count, rows), strict=True):
                     values[..., i : i + rows] = block.T
+                    kept.check()
             labels = out.create_dataset(LABEL, data=index.labels[None])
             labels.attrs["MATLAB_class"] = np.bytes_("int64")
             for name, lines in ((KEY, index.keys), (CLASSES, index.classes.keys), (ABOUT, [index.said()])):
@@ -330,8 +387,7 @@ def read_features(path: Path, layers: Sequence[str] | None = None) -> Features:
     try:
         found = reader(path, layers)
     except BROKEN as reason:
-        first = " ".join(str(reason).split())[:200]
-        raise DataError(f"{where}: cannot be read as features ({first})") from None
+        raise DataError(f"{where}: cannot be read as features ({one_line(reason)})") from None
     for name, values in found.values.items():
         expected = (len(found.keys), *found.about.shapes[name])
         if values.shape != expected or values.dtype.name != found.about.dtype:
@@ -450,26 +506,59 @@ def _read_hdf5(path: Path, layers: Sequence[str] | None) -> Features:
     return dataclasses.replace(found, values={name: one.T if turned else one for name, one in values.items()})
 
 
+def check_table(stored: pq.ParquetFile, size: int, kinds: Mapping[str, pa.DataType], *, codec: str) -> None:
+    """ValueError: a Parquet file of `size` bytes claims more than these hold, is not compressed by `codec`, or has not
+    these columns of these kinds. None of them has been read by then.
+    """
+    said = stored.metadata
+    groups = [said.row_group(i) for i in range(said.num_row_groups)]
+    parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+    if sum(group.num_rows for group in groups) != said.num_rows or said.num_rows > size:
+        raise ValueError(f"{said.num_rows} rows in {size} bytes")
+    if sum(part.total_compressed_size for part in parts) > size:
+        raise ValueError("parts that are more than the file")
+    others = sorted({part.compression for part in parts} - {codec})
+    if others:
+        raise ValueError(f"compressed by {', '.join(others)}, expected {codec}")
+    for name, kind in kinds.items():
+        if stored.schema_arrow.field(name).type != kind:
+            raise ValueError(f"{name}: {stored.schema_arrow.field(name).type}, expected {kind}")
+
+
+def names_of(column: pa.ChunkedArray, most: int) -> list[str]:
+    """A column of `NAMES` as text, each once in memory. ValueError: gaps, or more than `most` letters."""
+    if column.null_count:
+        raise ValueError(f"{KEY}: not the names of pictures")
+    found = list[str]()
+    for chunk in column.chunks:
+        names = chunk.dictionary.to_pylist()
+        found += [names[i] for i in chunk.indices.to_pylist()]
+    if sum(map(len, found)) > most:
+        raise ValueError(f"{KEY}: names that are more than the file")
+    return found
+
+
 def _read_parquet(path: Path, layers: Sequence[str] | None) -> Features:
     where, size = shown(str(path)), path.stat().st_size
-    with pq.ParquetFile(path) as stored:
+    with pq.ParquetFile(path, read_dictionary=[KEY]) as stored:
         said = (stored.schema_arrow.metadata or {}).get(b"alexnet", b"null")
         count = stored.metadata.num_rows
-        if count > size:
-            raise DataError(f"{where}: {count} rows in {size} bytes")
+        check_table(stored, size, {KEY: NAMES, LABEL: pa.int64()}, codec="UNCOMPRESSED")
         table = stored.read([KEY, LABEL])
-        found = _indexed(where, json.loads(said), table[KEY].to_pylist(), table[LABEL].to_numpy())
+        found = _indexed(where, json.loads(said), names_of(table[KEY], size), table[LABEL].to_numpy())
         values: dict[str, NDArray[Any]] = {}
         for name in _chosen(found.about, layers, where):
             shape, dtype = found.about.shapes[name], np.dtype(found.about.dtype)
             if count * math.prod(shape) * dtype.itemsize > size:
                 raise DataError(f"{where}: {name}: {count} rows of {shape} are not in {size} bytes")
+            kind = pa.list_(pa.from_numpy_dtype(dtype), math.prod(shape))
+            check_table(stored, size, {name: kind}, codec="UNCOMPRESSED")
             whole = np.empty((count, math.prod(shape)), dtype)
             begin = 0
             for batch in stored.iter_batches(_rows(whole[:1].nbytes), columns=[name]):
                 column = batch.column(0)
-                if column.type != pa.list_(pa.from_numpy_dtype(dtype), math.prod(shape)) or column.null_count:
-                    raise DataError(f"{where}: {name}: {column.type}, expected {shape} of {dtype}")
+                if column.null_count:
+                    raise DataError(f"{where}: {name}: a picture without values")
                 whole[begin : begin + len(column)] = column.flatten().to_numpy().reshape(len(column), -1)
                 begin += len(column)
             values[name] = whole.reshape(count, *shape)

@@ -25,8 +25,7 @@ from ..data.augment import Normalise, test_views
 from ..data.loader import BadImages, Places, batches, stored
 from ..data.preprocess import to_json
 from ..data.samples import Samples, shown
-from ..data.threads import workers_of
-from ..errors import BadImage, DataError, NumbersError, Stopped, UsageError
+from ..errors import BadImage, DataError, NumbersError, Stopped, UsageError, none_decoded
 from ..network.kernels import unmeasured
 from ..network.variants import LRN, Conv, Linear, MaxPool, ReLU, Row, Variant, layer_name
 from ..weights.run import Loaded
@@ -44,7 +43,7 @@ from .feature_files import (
     suffix_of,
     write_features,
 )
-from .judge import MOST_BATCH
+from .judge import check_sizes
 
 # What may stand behind a layer's name: the layer itself, or the row of this kind behind it.
 FORMS: dict[str, type[Row]] = {"relu": ReLU, "norm": LRN, "pool": MaxPool}
@@ -121,8 +120,8 @@ def activations(
     """What `layers`, named as `layer_form` knows them, are for each picture from row `first` on, in the table's order.
 
     One pass for all of them, in float32, which ends after the last; `batch_size` views at once. `views` are those of
-    `test_views`. UsageError: an unknown layer. BadImage: the first bad picture, unless `bad_images` is "skip". Stopped:
-    a signal asks for the end and more is asked for.
+    `test_views`. UsageError: an unknown layer. BadImage: the first bad picture, unless `bad_images` is "skip".
+    NumbersError: a value that is not finite. Stopped: a signal asks for the end and more is asked for.
     """
     ours = {name: layer_form(name, loaded.model.variant) for name in layers}
     place = device or torch.device("cpu")
@@ -143,6 +142,11 @@ def activations(
             values = {
                 name: traced[layer].float().cpu().contiguous().unflatten(0, shape) for name, layer in ours.items()
             }
+        for name, value in values.items():
+            which = _not_finite(value)
+            if which is not None:
+                key = samples.key(int(batch.rows[which]))
+                raise NumbersError(f"{key}: {name}: its values are not finite numbers")
         yield Activations(batch.rows, values, tuple(batch.bad))
         if stop.requested():  # not before a batch: what was computed is handed over
             raise Stopped("stopped while features were computed")
@@ -152,11 +156,7 @@ def asked_for(loaded: Loaded, layers: Sequence[str], *, views: int, batch_size: 
     """The table's own name of each layer, by the name asked for. UsageError: unknown, twice; a number out of range."""
     if len(set(layers)) < len(layers) or not layers:
         raise UsageError(f"--layers {','.join(layers)}: expected one or more names, each once")
-    if views not in (1, 5, 10):
-        raise UsageError(f"--views {views}: must be 1, 5 or 10")
-    if not 1 <= batch_size <= MOST_BATCH:
-        raise UsageError(f"--batch-size {batch_size}: must be at least 1 and at most {MOST_BATCH}")
-    workers_of(threads)
+    check_sizes(views=views, batch_size=batch_size, threads=threads)
     return {name: layer_form(name, loaded.model.variant) for name in layers}
 
 
@@ -169,6 +169,12 @@ def digest(loaded: Loaded) -> str:
     if loaded.mean is not None:
         found.update(np.ascontiguousarray(loaded.mean).data)
     return found.hexdigest()
+
+
+def preparation(loaded: Loaded) -> dict[str, Any]:
+    """How a network's pictures are prepared, as a file of features has it."""
+    found: dict[str, Any] = json.loads(json.dumps(to_json(loaded.preprocess)))
+    return found
 
 
 def about(
@@ -192,7 +198,7 @@ def about(
         run=shown(loaded.where),
         variant=loaded.model.variant.name,
         network=digest(loaded),
-        preprocess=json.loads(json.dumps(to_json(loaded.preprocess))),
+        preprocess=preparation(loaded),
         layers=layers,
         shapes={name: [*each, *one[layer].shape[1:]] for name, layer in layers.items()},
         views=views,
@@ -207,19 +213,22 @@ def about(
 
 
 def _array(said: About, one: Activations, name: str, samples: Samples) -> NDArray[Any]:
-    """A batch's values of a layer as they are kept. NumbersError: not finite, or too large for float16."""
+    """A batch's values of a layer as they are kept. NumbersError: too large for float16."""
     values = one.values[name]
     values = values if said.several else values.mean(1) if said.views > 1 else values[:, 0]
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(values.numpy().astype(said.dtype, copy=False))
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
-    if not finite.all():
-        which = int(np.argmin(finite))
+    which = _not_finite(torch.from_numpy(array))
+    if which is not None:
         why = f"{float(values[which].abs().max()):.6g} is too large for {said.dtype}; use --dtype float32"
-        if not bool(torch.isfinite(values[which]).all()):
-            why = "its values are not finite numbers"
         raise NumbersError(f"{samples.key(int(one.rows[which]))}: {name}: {why}")
     return array
+
+
+def _not_finite(values: Tensor) -> int | None:
+    """The first picture of (B, ...) whose values are not all finite."""
+    finite = values.isfinite().flatten(1).all(1)
+    return None if finite.all() else int(finite.int().argmin())
 
 
 def gather(
@@ -235,7 +244,7 @@ def gather(
     threads: int = 2,
     bad_images: BadImages = "error",
 ) -> Features:
-    """The features of every picture, in memory; float32. Errors are those of `activations`, and NumbersError."""
+    """The features of every picture, in memory; float32. Errors are those of `asked_for` and `activations`."""
     ours = asked_for(loaded, layers, views=views, batch_size=batch_size, threads=threads)
     place = device or torch.device("cpu")
     loaded.model.to(place)
@@ -250,16 +259,15 @@ def gather(
         for name in layers if len(one.rows) else ():
             blocks[name].append(_array(said, one, name, samples))
     if not rows:
-        raise DataError(_none(samples, bad))
+        raise nothing_of(samples, *(f"{one['path']}: {one['reason']}" for one in bad[:1]))
     values = {name: np.concatenate(blocks.pop(name)) for name in layers}
     return Features(said.source, dataclasses.replace(said, bad=bad), [samples.key(row) for row in rows],
                     samples.label[rows], samples.classes, values)  # fmt: skip
 
 
-def _none(samples: Samples, bad: list[dict[str, Any]]) -> str:
-    if not bad:
-        return f"{shown(str(samples.root))}: no pictures"
-    return f"none of {len(samples)} pictures can be decoded; the first: {bad[0]['path']}: {bad[0]['reason']}"
+def nothing_of(samples: Samples, *bad: object) -> DataError:
+    """What to raise where there are features of none of the pictures; of those that are `bad`, the first is named."""
+    return none_decoded(len(samples), bad[0]) if bad else DataError(f"{shown(str(samples.root))}: no pictures")
 
 
 @dataclass
@@ -371,7 +379,7 @@ def extract(
                 bad = {one["row"] for one in state.bad}
                 rows = [row for row in range(len(samples)) if row not in bad]
                 if not rows:
-                    raise DataError(_none(samples, state.bad))
+                    raise nothing_of(samples, *(f"{one['path']}: {one['reason']}" for one in state.bad[:1]))
                 left = [{"path": one["path"], "reason": one["reason"]} for one in state.bad]
                 index = Index(dataclasses.replace(said, bad=left), [samples.key(row) for row in rows],
                               samples.label[rows], samples.classes)  # fmt: skip
@@ -386,7 +394,7 @@ def extract(
             for path in (out.with_name(f".{out.name}.state"), *(names if suffix != NPY else ()), lock):
                 path.unlink(missing_ok=True)
     except OSError as reason:
-        raise UsageError(f"{shown(str(out))}: cannot be written ({reason.strerror})") from None
+        raise UsageError(f"{shown(str(out))}: cannot be written ({reason.strerror or reason})") from None
     return found
 
 

@@ -48,6 +48,15 @@ class Verdict:
         ]
 
 
+def check_sizes(*, views: int = 1, batch_size: int = 1, threads: int = 0) -> None:
+    """UsageError: views of a picture, views at once or threads that decode, of which there cannot be so many."""
+    if views not in (1, 5, 10):
+        raise UsageError(f"--views {views}: must be 1, 5 or 10")
+    if not 1 <= batch_size <= MOST_BATCH:
+        raise UsageError(f"--batch-size {batch_size}: must be at least 1 and at most {MOST_BATCH}")
+    workers_of(threads)
+
+
 def own_samples(loaded: Loaded) -> Samples:
     """The pictures that a run held out, from where they were at its training."""
     kept = loaded.data
@@ -154,11 +163,7 @@ def judge(
     pictures that the run drew some of to hold out, these only. `variant` tells what a model file's shapes do not.
     NumbersError: a network whose answers are not finite.
     """
-    if views not in (1, 5, 10):
-        raise UsageError(f"--views {views}: must be 1, 5 or 10")
-    if not 1 <= batch_size <= MOST_BATCH:
-        raise UsageError(f"--batch-size {batch_size}: must be at least 1 and at most {MOST_BATCH}")
-    workers_of(threads)
+    check_sizes(views=views, batch_size=batch_size, threads=threads)
     first = open_run(runs[0], seed=seed, named=variant)
     given = own_samples(first) if data is None else open_held_out(data)
     first.name_classes(given.classes)

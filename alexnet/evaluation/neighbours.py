@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..data.loader import BadImages
 from ..data.samples import UNLABELLED, Samples, shown
-from ..errors import UsageError
+from ..errors import BadImage, UsageError
 from ..weights.run import Loaded
 from .feature_files import Features
-from .features import activations, asked_for, digest, gather, layer_form
+from .features import activations, digest, gather, layer_form, nothing_of, preparation
 
 Metric = Literal["euclidean", "cosine"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -41,10 +41,7 @@ def nearest_of(
     queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], *, k: int, metric: Metric = "euclidean"
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `nearest`, of rows that come in blocks (n, D), each of which is forgotten after it was looked at."""
-    if metric not in METRICS:
-        raise UsageError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
-    if k < 1:
-        raise UsageError(f"-k {k}: must be at least 1")
+    check_search(k=k, metric=metric)
     indices, distances = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
     begin = 0
     for block in _parts(blocks):
@@ -63,6 +60,14 @@ def nearest_of(
         indices, distances = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
         begin += len(block)
     return indices, distances.astype(np.float32)
+
+
+def check_search(*, k: int, metric: Metric = "euclidean") -> None:
+    """UsageError: an unknown metric, k below 1."""
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
+    if k < 1:
+        raise UsageError(f"-k {k}: must be at least 1")
 
 
 def _parts(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -124,6 +129,8 @@ def faiss_nearest_of(
         if index is None:
             index = faiss.IndexFlatL2(rows.shape[1]) if metric == "euclidean" else faiss.IndexFlatIP(rows.shape[1])
         index.add(rows)
+    if index is None:
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     distances, indices = index.search(_rows(queries, metric).astype(np.float32), min(k, index.ntotal))
     found = np.sqrt(np.maximum(distances, 0)) if metric == "euclidean" else np.maximum(0, 1 - distances)
     return indices.astype(np.int64), found.astype(np.float32)
@@ -157,58 +164,97 @@ def neighbours(
     device: torch.device | None = None,
     threads: int = 2,
     bad_images: BadImages = "error",
-) -> list[tuple[str, list[Neighbour]]]:
-    """For each query its key and the k nearest pictures, nearest first.
+) -> tuple[list[tuple[str, list[Neighbour]]], list[BadImage]]:
+    """For each query its key and the k nearest pictures, nearest first; and the pictures that could not be decoded.
 
     `among`: features of the same network, or pictures whose features are computed, and forgotten, here. `layer`: the
-    only one of a file of features, else fc7. UsageError: features of another network, or without the layer. A bad query
-    is a BadImage.
+    only one of a file of features, else fc7. UsageError: features of another network or preparation, or without the
+    layer. A bad query is a BadImage, and one of `among` unless `bad_images` is "skip". DataError: none of `among` can
+    be decoded, or the features of one are not finite.
     """
     if index not in INDICES:
         raise UsageError(f"--index {index}: unknown; known are {', '.join(INDICES)}")
-    if metric not in METRICS:
-        raise UsageError(f"--metric {metric}: unknown; known are {', '.join(METRICS)}")
-    if k < 1:
-        raise UsageError(f"-k {k}: must be at least 1")
-    rows = list[int]()
+    check_search(k=k, metric=metric)
+    name = chosen = layer or LAYER
     if isinstance(among, Features):
         name, chosen = _layer_of(among, layer, loaded)
-        views = among.about.views
-        matrix = among.matrix(name)
-        blocks: Iterable[NDArray[np.float32]] = [matrix]
-    else:
-        chosen, views = layer or LAYER, 1
-        asked_for(loaded, [chosen], views=views, batch_size=batch_size, threads=threads)
-
-        def computed(pictures: Samples) -> Iterator[NDArray[np.float32]]:
-            for one in activations(loaded, pictures, [chosen], batch_size=batch_size, device=device, threads=threads,
-                                   bad_images=bad_images):  # fmt: skip
-                rows.extend(one.rows.tolist())
-                if len(one.rows):
-                    yield one.values[chosen].reshape(len(one.rows), -1).numpy()
-
-        blocks = computed(among)
+    views = among.about.views if isinstance(among, Features) else 1
     asked = gather(loaded, queries, [chosen], views=views, mean=True, batch_size=batch_size, device=device,
                    threads=threads)  # fmt: skip
-    indices, distances = SEARCHES[index](asked.matrix(chosen), blocks, k=k, metric=metric)
+    bad = list[BadImage]()
+    if isinstance(among, Features):
+        rows, distances = SEARCHES[index](asked.matrix(chosen), _kept(among, name), k=k, metric=metric)
+    else:
+        rows, distances, bad = nearest_rows(loaded, asked.matrix(chosen), among, layer=chosen, k=k, metric=metric,
+                                            index=index, batch_size=batch_size, device=device, threads=threads,
+                                            bad_images=bad_images)  # fmt: skip
 
-    def named(i: int) -> tuple[str, str | None]:
-        row = i if isinstance(among, Features) else rows[i]
+    def named(row: int) -> tuple[str, str | None]:
         label, words = int(among.labels[row] if isinstance(among, Features) else among.label[row]), among.classes.words
         path = among.keys[row] if isinstance(among, Features) else shown(str(among.path(row)))
         return path, None if label == UNLABELLED else words[label]
 
-    return [
-        (key, [Neighbour(*named(int(i)), float(d)) for i, d in zip(near, far, strict=True)])
-        for key, near, far in zip(asked.keys, indices, distances, strict=True)
+    found = [
+        (key, [Neighbour(*named(int(row)), float(d)) for row, d in zip(near, far, strict=True)])
+        for key, near, far in zip(asked.keys, rows, distances, strict=True)
     ]
+    return found, bad
+
+
+def nearest_rows(
+    loaded: Loaded,
+    queries: NDArray[np.float32],
+    among: Samples,
+    *,
+    layer: str,
+    k: int,
+    metric: Metric = "euclidean",
+    index: Index = "exact",
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    threads: int = 2,
+    bad_images: BadImages = "error",
+) -> tuple[NDArray[np.int64], NDArray[np.float32], list[BadImage]]:
+    """Features (Q, D) of a layer -> the rows of the k nearest pictures (Q, k) and their distances, as `nearest` has
+    them; and the pictures that could not be decoded.
+
+    BadImage: the first of these, unless `bad_images` is "skip". DataError: none could be.
+    """
+    rows, bad = list[int](), list[BadImage]()
+
+    def computed() -> Iterator[NDArray[np.float32]]:
+        for one in activations(loaded, among, [layer], batch_size=batch_size, device=device, threads=threads,
+                               bad_images=bad_images):  # fmt: skip
+            rows.extend(one.rows.tolist())
+            bad.extend(reason for _, reason in one.bad)
+            if len(one.rows):
+                yield one.values[layer].reshape(len(one.rows), -1).numpy()
+
+    try:
+        at, distances = SEARCHES[index](queries, computed(), k=k, metric=metric)
+    except BadImage as reason:
+        raise reason.with_hint() from reason
+    if not rows:
+        raise nothing_of(among, *bad[:1])
+    return np.array(rows)[at], distances, bad
+
+
+def _kept(features: Features, layer: str) -> Iterator[NDArray[np.float32]]:
+    """The rows of a file's layer, a block at a time, each looked at before it is used."""
+    begin = 0
+    for block in _parts([features.matrix(layer)]):
+        features.check_finite(layer, block, range(begin, begin + len(block)))
+        yield block
+        begin += len(block)
 
 
 def _layer_of(features: Features, layer: str | None, loaded: Loaded) -> tuple[str, str]:
     """The layer to search in, as the file calls it and as the table does."""
     said = features.about
-    if said.network != digest(loaded):
-        raise UsageError(f"{features.where}: features of another network ({said.run}) than {loaded.where}")
+    if (said.network, said.preprocess) != (digest(loaded), preparation(loaded)):
+        raise UsageError(
+            f"{features.where}: features of another network or preparation ({said.run}) than {loaded.where}"
+        )
     if layer is None and len(said.layers) == 1:
         layer = next(iter(said.layers))
     ours = layer_form(layer or LAYER, loaded.model.variant)

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .. import files
-from ..errors import DataError
+from ..errors import DataError, one_line
+from .feature_files import KEY, NAMES, check_table, names_of
 from .score import LEAST, Answers
 
 KEPT: Final = 5  # classes a picture
 MOST_ROWS: Final = 20_000_000
 MOST_BYTES: Final = 1 << 31  # of a file; so many rows have as much, uncompressed
+PACKED: Final = 32  # letters that Snappy makes of a byte, and more
 COLUMNS: Final = ("key", "label", "top5", "probability", "loss", "bad")
 
 
@@ -66,50 +68,60 @@ def write_predictions(path: Path, answers: Answers) -> None:
 def read_predictions(path: Path) -> Predictions:
     """What `write_predictions` wrote. DataError: missing, damaged, or not such a table; it names the file."""
     try:
-        with files.bounded(path, MOST_BYTES) as stream, pq.ParquetFile(stream) as stored:
+        with files.bounded(path, MOST_BYTES) as stream, pq.ParquetFile(stream, read_dictionary=[KEY]) as stored:
+            size = path.stat().st_size
             rows = stored.metadata.num_rows
             if rows > MOST_ROWS:
                 raise DataError(f"{path}: {rows:,} rows; at most {MOST_ROWS:,}")
             missing = [name for name in COLUMNS if name not in stored.schema_arrow.names]
             if missing:
                 raise DataError(f"{path}: no column {', '.join(missing)}; not what `alexnet` writes")
-            table = stored.read(columns=list(COLUMNS))
-        made = _of_table(table)
+            k = getattr(stored.schema_arrow.field("top5").type, "list_size", 0)
+            if not 0 < k <= KEPT:
+                raise ValueError(f"top5: expected lists of 1 to {KEPT}")
+            kinds = {KEY: NAMES, "label": pa.int32(), "top5": pa.list_(pa.int32(), k),
+                     "probability": pa.list_(pa.float32(), k), "loss": pa.float32(), "bad": pa.bool_()}  # fmt: skip
+            check_table(stored, size, kinds, codec="SNAPPY")
+            made = _of_table(stored.read(columns=list(COLUMNS)), k, PACKED * size)
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None
     except (OSError, ValueError, TypeError, pa.ArrowException) as reason:
-        raise DataError(f"{path}: cannot be read as predictions ({str(reason).splitlines()[0][:200]})") from None
+        raise DataError(f"{path}: cannot be read as predictions ({one_line(reason)})") from None
     return made
 
 
-def _of_table(table: pa.Table) -> Predictions:
-    """The columns as arrays. ValueError: they are not of their kinds, or their numbers cannot be."""
-    keys = table["key"].to_pylist()
-    if not all(isinstance(key, str) for key in keys):
-        raise ValueError("key: not text")
-    labels = _numbers(table["label"], "iu").astype(np.int64)
-    loss = _numbers(table["loss"], "f").astype(np.float32)
-    bad = _numbers(table["bad"], "b").astype(np.bool_)
-    top, probability = _lists(table["top5"], "iu").astype(np.int64), _lists(table["probability"], "f")
-    if top.shape != probability.shape or (top.size and (top.min() < 0 or labels.min() < -1)):
-        raise ValueError("classes and probabilities that do not go together")
+def _of_table(table: pa.Table, k: int, most: int) -> Predictions:
+    """The columns as arrays. ValueError: their numbers cannot be, or the names have more than `most` letters."""
+    if any(column.null_count for column in table.columns):
+        raise ValueError("columns with gaps")
+    labels, loss, bad = (table[name].to_numpy() for name in ("label", "loss", "bad"))
+    top, probability = (_flat(table[name]).reshape(len(table), k) for name in ("top5", "probability"))
+    if top.size and (top.min() < 0 or labels.min() < -1):
+        raise ValueError("classes that are none")
     if not (np.isfinite(loss).all() and np.isfinite(probability).all()):
         raise ValueError("a number that is none")
-    return Predictions(keys, labels, top, probability.astype(np.float32), loss, bad)
+    return Predictions(
+        names_of(table[KEY], most),
+        labels.astype(np.int64),
+        top.astype(np.int64),
+        probability.astype(np.float32),
+        loss,
+        bad,
+    )
 
 
-def _numbers(column: pa.ChunkedArray, kinds: str) -> NDArray[np.generic]:
-    """A column (N,) of numbers of one of NumPy's `kinds`. ValueError: of another, or with gaps."""
-    values = column.to_numpy()
-    if column.null_count or values.dtype.kind not in kinds or values.ndim != 1:
-        raise ValueError(f"a column of {column.type}, where it holds others, or gaps")
-    return values
+def _flat(column: pa.ChunkedArray) -> NDArray[np.generic]:
+    """The numbers of a column of lists, one behind the other. ValueError: one is missing."""
+    flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+    if flat.null_count:
+        raise ValueError("lists with gaps")
+    return flat.to_numpy()
 
 
-def _lists(column: pa.ChunkedArray, kinds: str) -> NDArray[np.generic]:
-    """A column of lists of one length: (N, k)."""
-    if not pa.types.is_fixed_size_list(column.type) or column.null_count:
-        raise ValueError(f"a column of {column.type}, expected lists of one length")
-    whole = column.combine_chunks()
-    flat = pa.chunked_array([whole.flatten()] if isinstance(whole, pa.Array) else [c.flatten() for c in whole.chunks])
-    return _numbers(flat, kinds).reshape(len(column), column.type.list_size)
+def fitting(predictions: Predictions, classes: int, path: Path) -> Predictions:
+    """The predictions of `path`. DataError: they are of no picture, or of other than so many classes."""
+    if not len(predictions) or predictions.bad.all():
+        raise DataError(f"{path}: of no picture")
+    if predictions.top.max() >= classes or not 0 <= predictions.labels.min() <= predictions.labels.max() < classes:
+        raise DataError(f"{path}: of other classes than the run's {classes}")
+    return predictions

@@ -48,7 +48,8 @@ def probe(
 
     Trained on `train` and judged on `test`; without it `fraction` of each class of `train` is held out, drawn as
     `data/sources.py` draws. Every value is brought to mean 0 and variance 1 over the pictures trained on. UsageError: a
-    number out of range, a layer that is not in both. DataError: pictures without labels, a class that `train` lacks.
+    number out of range, a layer that is not in both. DataError: pictures without labels, or whose values are not
+    finite, a class that `train` lacks.
     """
     for features in (train, *([test] if test is not None else [])):
         if (features.labels == UNLABELLED).any():
@@ -76,9 +77,14 @@ def probe(
     commonest = int((here == np.bincount(there).argmax()).sum())
     rows = []
     for name in names:
-        values = pooled(train.single(name))
-        other = values[chosen] if test is None else pooled(test.single(name))
-        rows.append({"layer": name, "shape": list(train.single(name).shape[1:]), "probed": list(values.shape[1:]),
+        single = train.single(name)
+        values = pooled(single)
+        train.check_finite(name, values, range(len(train)))
+        other = values[chosen]
+        if test is not None:
+            other = pooled(test.single(name))
+            test.check_finite(name, other, range(len(test)))
+        rows.append({"layer": name, "shape": list(single.shape[1:]), "probed": list(values.shape[1:]),
                      **_judged(values[~chosen], there, other, here, k)})  # fmt: skip
     return {
         "split": split, "train": len(there), "test": len(here), "classes": len(np.unique(there)), "k": k,

@@ -14,7 +14,7 @@ from ..data.augment import Normalise, test_views
 from ..data.loader import BadImages, Batch, Places, batches, stored
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples
-from ..errors import BadImage, DataError, Stopped
+from ..errors import BadImage, DataError, Stopped, none_decoded
 from ..network.build import AlexNet
 
 Network = Callable[[torch.Tensor], torch.Tensor]  # images (B, 3, side, side) -> logits (B, classes)
@@ -170,9 +170,7 @@ def score(answers: Answers) -> Score:
     if not len(answers.labels):
         raise DataError("there is no image to evaluate")
     if len(answers.bad) == len(answers.labels):
-        raise DataError(
-            f"none of {len(answers.labels)} images can be decoded; the first: {next(iter(answers.bad.values()))}"
-        )
+        raise none_decoded(len(answers.labels), next(iter(answers.bad.values())))
     ranks, labels = answers.ranks(), answers.labels
     decoded = np.ones(len(labels), bool)
     decoded[list(answers.bad)] = False

@@ -1,7 +1,6 @@
 """Which classes were taken for which, by the answers that a run kept."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,7 +10,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..data.classes import Classes
-from ..errors import DataError
 from ..evaluation.predictions import Predictions
 from .figures import FAINT, INK, ORANGE, WIDTH, named
 
@@ -42,14 +40,9 @@ class Confused:
         return self.count / self.pictures(classes)[self.true]
 
 
-def confused(predictions: Predictions, classes: int, path: Path) -> Confused:
-    """The pairs of true class and likeliest one; what could not be decoded is left out.
-
-    DataError, which names the file at `path`: an answer that is none of so many classes, or nothing at all.
-    """
+def confused(predictions: Predictions, classes: int) -> Confused:
+    """The pairs of true class and likeliest one, of predictions that fit so many; what was not decoded is left out."""
     true, said = predictions.labels[~predictions.bad], predictions.top[~predictions.bad, 0]
-    if not len(true) or true.min() < 0 or max(true.max(), said.max()) >= classes:
-        raise DataError(f"{path}: {len(true)} answers that are not of the run's {classes} classes")
     pairs, count = np.unique(true * classes + said, return_counts=True)
     return Confused(*np.divmod(pairs, classes), count)
 

@@ -1,21 +1,19 @@
 """Pictures and the nearest to them in a layer: figure 4 of the paper, right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from ..data.loader import pixels
 from ..data.samples import Samples
-from ..errors import BadImage, DataError, UsageError
-from ..evaluation.features import Activations, activations
-from ..evaluation.neighbours import nearest_of
+from ..errors import BadImage
+from ..evaluation.features import gather
+from ..evaluation.neighbours import check_search, nearest_rows
 from ..weights.run import Loaded
 from .figures import BLUE, FAINT, INK, PALE, named, picture, short
 
@@ -40,32 +38,15 @@ def nearest_pictures(
     And the pictures of `among` that could not be decoded. BadImage: a query that cannot be. UsageError: an unknown
     layer, k below 1. DataError: none of `among` could be decoded.
     """
-    if k < 1:  # one more is searched for
-        raise UsageError(f"-k {k}: must be at least 1")
-    asked = np.concatenate([_rows(one, layer) for one in activations(loaded, queries, [layer], device=device)])
-    rows, bad = list[NDArray[np.int64]](), list[BadImage]()
-
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        for one in activations(loaded, among, [layer], device=device, bad_images="skip"):
-            bad.extend(reason for _, reason in one.bad)
-            if len(one.rows):
-                rows.append(one.rows)
-                yield _rows(one, layer)
-
-    at, distances = nearest_of(asked, blocks(), k=k + 1)  # one more, for the query itself may be among them
-    if not rows:
-        raise DataError(f"none of {len(among)} pictures can be decoded; the first: {bad[0]}")
-    row = np.concatenate(rows)[at]
+    check_search(k=k)  # one more is searched for, for the query itself may be among them
+    asked = gather(loaded, queries, [layer], device=device).matrix(layer)
+    row, distances, bad = nearest_rows(loaded, asked, among, layer=layer, k=k + 1, device=device, bad_images="skip")
     found = []
     for query in range(len(queries)):
         own = _place(queries, query)
         kept = [i for i, one in enumerate(row[query]) if _place(among, int(one)) != own][:k]
         found.append(Near(query, [int(row[query, i]) for i in kept], [float(distances[query, i]) for i in kept]))
     return found, bad
-
-
-def _rows(found: Activations, layer: str) -> NDArray[np.float32]:
-    return found.values[layer][:, 0].flatten(1).numpy()
 
 
 def _place(samples: Samples, row: int) -> tuple[Path, int]:

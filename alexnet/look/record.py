@@ -17,7 +17,7 @@ from ..data.classes import Classes
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
 from ..errors import DataError, UsageError, WeightsError
-from ..evaluation.predictions import Predictions, read_predictions
+from ..evaluation.predictions import Predictions, fitting, read_predictions
 from ..network.variants import Conv, Variant, variant
 from ..weights import checkpoint
 from ..weights.run import Run, run_of, under_runs
@@ -117,7 +117,7 @@ def read(run: Run, *, name: str, at: int = 0, checkpoints: bool = True) -> Recor
             made.lacking["log"] = _why(made)
     with _lacking(made, "predictions"):
         if run.predictions.exists():
-            made.predictions = _fitting(read_predictions(run.predictions), len(classes), run.predictions)
+            made.predictions = fitting(read_predictions(run.predictions), len(classes), run.predictions)
         else:
             made.lacking["predictions"] = _why(made)
     with _lacking(made, "kernels"):
@@ -143,15 +143,6 @@ def _why(record: Record) -> str:
     if record.imported:
         return "the run was imported"
     return "nothing was validated" if record.log else "nothing was trained yet"
-
-
-def _fitting(said: Predictions, classes: int, path: Path) -> Predictions:
-    """The predictions. DataError: there are none, or of other classes."""
-    if not len(said) or said.bad.all() or not said.top.shape[1]:
-        raise DataError(f"{path}: of no picture")
-    if said.top.max() >= classes or said.labels.max() >= classes or said.labels.min() < 0:
-        raise DataError(f"{path}: of other classes than the run's {classes}")
-    return said
 
 
 def _take_kernels(record: Record, *, checkpoints: bool) -> None:

@@ -220,17 +220,18 @@ def label_errors(record: Record, book: Book) -> Node:
         f"labelled {names[said.labels[row]]}, {_small(own)}; looks like {names[k]}, {percent(p, 0)}"
         for row, k, p, own in zip(rows, found.looks_like, found.probability, found.of_label, strict=False)
     ]
-    whole = [
-        [said.keys[row], record.classes.keys[said.labels[row]], record.classes.keys[k], f"{own:.6f}", f"{p:.6f}"]
-        for row, k, p, own in zip(found.rows, found.looks_like, found.probability, found.of_label, strict=True)
-    ][:MOST_SAVED]
+    whole = list(zip(found.rows, found.looks_like, found.probability, found.of_label, strict=True))
+    keys = record.classes.keys
     heads = ["path", "label", "looks_like", "probability_of_label", "probability"]
-    book.saves[f"labels-{record.at}"] = [heads, *whole]
+    book.saves[f"labels-{record.at}"] = [heads] + [
+        [said.keys[row], keys[said.labels[row]], keys[k], f"{own:.6f}", f"{p:.6f}"]
+        for row, k, p, own in whole[:MOST_SAVED]
+    ]
     listed = table("Likely label errors", [Column("picture"), Column("label"), Column("looks like"),
                    Column("label’s probability", number=True), Column("probability", number=True)],
-                   [[key, names[record.classes.keys.index(a)], names[record.classes.keys.index(b)],
-                     (percent(float(own)), float(own)), (percent(float(p)), float(p))]
-                    for key, a, b, own, p in whole[:MOST_LISTED]], sorts=True)  # fmt: skip
+                   [[said.keys[row], names[said.labels[row]], names[k], (percent(own), float(own)),
+                     (percent(p), float(p))]
+                    for row, k, p, own in whole[:MOST_LISTED]], sorts=True)  # fmt: skip
     more = f" (the first {MOST_LISTED} of {len(found.rows):,})" if len(found.rows) > MOST_LISTED else ""
     return node(
         "div",

@@ -175,7 +175,11 @@ def test_what_a_person_sees(capsys, monkeypatch, tmp_path):
         ("compare tiny nothing", 2, "nothing: neither"),
         ("compare own.npz tiny", 2, "two of one kind"),
         ("compare tiny tiny --layers fc7", 2, "--layers: of two files"),
-        ("compare broken.npz broken.npz --views 5", 2, "--data, --views"),
+        ("compare tiny tiny --pictures 100 --metric cosine", 2, "--metric, --pictures: of two files of features; two runs take --data, --views"),
+        ("compare broken.npz broken.npz --views 1", 2, "--views: of two runs; two files of features take --layers, --metric, --pictures"),
+        ("compare broken.npz broken.npz --bad-images skip --batch-size 64 --variant tiny --device cpu --workers 2 --seed 0", 2,
+         "--batch-size, --device, --workers, --bad-images, --seed, --variant: of two runs"),
+        ("compare runs/mine runs/theirs --data bad --workers 1 --device cpu", 3, "; --bad-images skip leaves such pictures out"),
         ("compare broken.npz broken.npz", 3, "broken.npz"),
         ("probe", 2, "name one file"),
         ("probe broken.npz --train a.npz --test b.npz", 2, "name one file"),
@@ -187,10 +191,33 @@ def test_what_a_person_sees(capsys, monkeypatch, tmp_path):
 def test_a_mistake_is_one_line_and_an_exit_code(words, code, says, capsys):
     Path("broken.npz").write_bytes(b"PK\x03\x04 no zip")
     Path("own.npz").touch()
+    if "bad" in words.split() and not Path("bad").exists():
+        write_folder(Path("bad"), classes=3, each=1)
+        (Path("bad") / "class0" / "000.png").write_bytes(b"x")
     before = {path.name for path in Path().iterdir()}
     got, line = fails(capsys, *words.split())
     assert got == code and says in line
     assert {path.name for path in Path().iterdir()} == before, "a mistake leaves nothing behind"
+
+
+def test_bad_pictures_are_said_of_neighbours_and_of_two_runs(capsys, tmp_path):
+    write_folder(tmp_path / "set", classes=3, each=2, seed=4)
+    (tmp_path / "set" / "class1" / "000.png").write_bytes(b"x")
+    words = ["neighbours", "runs/mine", "set/class1/000.png", "--among", tmp_path / "set", "--bad-images", "skip"]
+    for more in ([], ["--json"]):
+        assert ended(*words, *more) == 0
+        assert f"bad image {tmp_path}/set/class1/000.png: " in capsys.readouterr().err
+    assert ended("compare", "runs/mine", "runs/theirs", "--data", tmp_path / "set", "--bad-images", "skip") == 0
+    assert "6 pictures, 1 bad pictures counted as wrong\n" in capsys.readouterr().out
+
+
+def test_the_end_of_memory_names_no_option_that_a_command_lacks(capsys, monkeypatch):
+    def full(*given: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("alexnet.evaluation.feature_files.read_features", full)
+    code, line = fails(capsys, "probe", "f.npz")
+    assert code == 1 and "out of memory" in line and "where the command has one" in line and "--accumulate" not in line
 
 
 def test_extras_are_named_where_they_are_missing(capsys, monkeypatch, tmp_path):

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import binomtest, pearsonr, spearmanr
 
 from alexnet.data.classes import Classes
-from alexnet.errors import DataError, UsageError
+from alexnet.errors import BadImage, DataError, UsageError
 from alexnet.evaluation import compare as comparing
 from alexnet.evaluation.compare import cka, compare_features, compare_runs, gram, kind_of_pair
 from alexnet.evaluation.feature_files import About, Features
@@ -126,9 +128,19 @@ def test_what_cannot_be_compared_says_so(pair):
     for metric in ("correlation", "euclidean", "cosine"):
         with pytest.raises(DataError, match="b: fc: all 60 pictures have the same values"):
             compare_features(a, features({"fc": same}, where="b"), metric=metric)
-    for options, says in (({"metric": "l1"}, "--metric l1"), ({"pictures": 2}, "--pictures 2")):
+    for options, says in (
+        ({"metric": "l1"}, "--metric l1"),
+        ({"pictures": 2}, "--pictures 2"),
+        ({"pictures": 5001}, "--pictures 5001: must be at least 3 and at most 5000"),
+    ):
         with pytest.raises(UsageError, match=says):
             compare_features(a, a, **options)
+    for value in (np.nan, np.inf, -np.inf):
+        broken = pair[1]["fc"].copy()
+        broken[7, 2] = value
+        for metric in ("correlation", "euclidean", "cosine"):
+            with pytest.raises(DataError, match="b: fc: the values of 7.jpg are not finite numbers"):
+                compare_features(a, features({"fc": broken}, where="b"), metric=metric)
     one_hot = features({"fc": np.eye(60, dtype=np.float32)})
     with pytest.raises(DataError, match="a: fc: all pictures are as unlike"):
         compare_features(a, one_hot, metric="euclidean")
@@ -226,6 +238,35 @@ def test_pictures_that_neither_has_seen_and_those_that_one_was_trained_on(runs, 
         compare_runs(str(runs["a"]), str(elsewhere), threads=1)
 
 
+def test_either_order_tells_what_a_run_was_trained_on(runs, pictures, tmp_path):
+    """Of the whole folder the first holds out a part, the second was trained on all of it, the third on that part."""
+    held = json.loads((runs["a"] / "data.json").read_text())["split"]["val_names"]
+    for key in held:
+        (tmp_path / "held" / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / key, tmp_path / "held" / key)
+    for name, data in (("all", pictures), ("part", tmp_path / "held")):
+        other = train(data, tmp_path / name, val_fraction=0, epochs=1)
+        for pair in ((runs["a"], other), (other, runs["a"])):
+            with pytest.raises(UsageError, match=f"{name}: was trained on these pictures; name --data"):
+                compare_runs(*map(str, pair), data=str(pictures), threads=1)
+
+
+def test_splits_that_hold_out_nothing_in_common_leave_nothing(runs, pictures, tmp_path):
+    held = json.loads((runs["a"] / "data.json").read_text())["split"]["val_names"]
+    apart = tmp_path / "apart"
+    shutil.copytree(runs["b"], apart)
+    said = json.loads((apart / "data.json").read_text())
+    others = [path for path in sorted(pictures.rglob("*.png")) if path.relative_to(pictures).as_posix() not in held][
+        :12
+    ]
+    said["split"]["val_names"] = [path.relative_to(pictures).as_posix() for path in others]
+    said["val_sizes"] = [path.stat().st_size for path in others]
+    (apart / "data.json").write_text(json.dumps(said))
+    for pair in ((runs["a"], apart), (apart, runs["a"])):
+        with pytest.raises(DataError, match="no picture to compare on"):
+            compare_runs(*map(str, pair), data=str(pictures), threads=1)
+
+
 def test_a_run_of_another_worlds_weights_is_compared_on_the_others_pictures(runs, pictures, tmp_path):
     loaded = open_run(runs["b"])
     adopt(loaded, Run(tmp_path / "imported"))
@@ -239,6 +280,30 @@ def test_a_run_of_another_worlds_weights_is_compared_on_the_others_pictures(runs
     }
     with pytest.raises(UsageError, match="name the pictures"):
         compare_runs(str(tmp_path / "imported"), str(tmp_path / "imported"), threads=1)
+
+
+def test_pictures_that_cannot_be_decoded_are_wrong_and_no_agreement(runs, pictures, tmp_path):
+    unseen = write_folder(tmp_path / "unseen", classes=3, each=4, seed=9)
+    bad = ["class0/000.png", "class1/001.jpg", "class2/002.png"]
+    keys = sorted(path.relative_to(unseen).as_posix() for path in unseen.rglob("*.*"))
+    first, second = (by_hand(runs[name], unseen, [key for key in keys if key not in bad]) for name in "ab")
+    for key in bad:
+        (unseen / key).write_bytes(b"no picture")
+    with pytest.raises(BadImage, match="class0/000.png"):
+        compare_runs(str(runs["a"]), str(runs["b"]), data=str(unseen), threads=1)
+    result, _ = compare_runs(str(runs["a"]), str(runs["b"]), data=str(unseen), threads=1, bad_images="skip")
+    assert (result["count"], result["bad_images"]) == (12, 3) and result["neither"] >= 3
+    assert result["agreement"] == pytest.approx(sum(first[key] == second[key] for key in first) / 9)
+    assert result["a"]["top1"] == pytest.approx(sum(said == key.split("/")[0] for key, said in first.items()) / 12)
+    for key in keys:
+        (unseen / key).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of 12 pictures can be decoded; the first: .*class0/000.png"):
+        compare_runs(str(runs["a"]), str(runs["b"]), data=str(unseen), threads=1, bad_images="skip")
+
+
+def test_scipys_statistics_are_imported_where_they_are_used():
+    program = "import sys\nimport alexnet.evaluation.compare\nassert 'scipy.stats' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_what_two_names_are(runs, tmp_path):

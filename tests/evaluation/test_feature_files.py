@@ -195,12 +195,14 @@ def changed(files: Path, change) -> Path:
         (lambda said: said["about"].update(more=1), "layers, shapes"),
         (lambda said: said["classes"].__setitem__(0, {"key": "a\x00", "words": "b"}), "class"),
         (lambda said: said.update(about=[1]), "not features of schema"),
+        (lambda said: said["about"].update(layers={"fc7\x1b]0;a": "fc7"}, shapes={"fc7\x1b]0;a": [512]}), "layers, shapes"),
+        (lambda said: said["about"].update(layers={"fc7": "fc7\x07"}), "layers, shapes"),
     ],
 )  # fmt: skip
 def test_an_index_that_does_not_fit_is_named_with_its_field(change, says, files):
     with pytest.raises(DataError, match=says) as caught:
         read_features(changed(files, change))
-    assert "f.npy" in str(caught.value)
+    assert "f.npy" in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_a_strangers_name_is_escaped(files):
@@ -298,7 +300,7 @@ def test_parquet_of_something_else(files, tmp_path):
     table = pq.read_table(files / "f.parquet")
 
     def written(table: pa.Table, **options) -> Path:
-        pq.write_table(table, tmp_path / "g.parquet", **options)
+        pq.write_table(table, tmp_path / "g.parquet", **{"compression": "NONE", **options})
         return tmp_path / "g.parquet"
 
     hollow = pa.table(
@@ -317,7 +319,62 @@ def test_parquet_of_something_else(files, tmp_path):
         with pytest.raises(DataError, match=says):
             read_features(written(made), ["fc7"])
     with pytest.raises(DataError, match=r"fc7: 10 rows of \[512\] are not in"):
-        read_features(written(hollow, compression="zstd"), ["fc7"])
+        read_features(written(hollow), ["fc7"])
+    with pytest.raises(DataError, match="compressed by ZSTD, expected UNCOMPRESSED"):
+        read_features(written(table, compression="zstd"), ["fc7"])
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10, np.int32)), pa.array(["x" * 10**6])).cast(pa.string())
+    with pytest.raises(DataError, match="key: names that are more than the file"):
+        read_features(written(table.set_column(0, "key", long)), ())
+    with pytest.raises(DataError, match="cannot be read"):
+        read_features(written(table.set_column(0, "key", long), use_dictionary=["label"],
+                              column_encoding={"key": "DELTA_BYTE_ARRAY"}), ())  # fmt: skip
+    with pytest.raises(DataError, match="rows in"):
+        read_features(written(pa.table({name: pa.nulls(10**6, table[name].type) for name in ("key", "label")},
+                                       metadata=table.schema.metadata)), ())  # fmt: skip
+
+
+WRITE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from alexnet.data.classes import Classes
+from alexnet.evaluation.feature_files import About, Index, Part, write_features
+
+out, limit = Path(sys.argv[1]), int(sys.argv[2])
+values = np.arange(40 * 3000, dtype=np.float32).reshape(40, 3000)
+parts = []
+for name in ("conv5", "fc7"):
+    path = out.with_name(f"{name}.npy")
+    np.save(path, values, allow_pickle=False)
+    parts.append(Part(name, path, (3000,), values.dtype))
+about = About("run", "tiny", "0" * 64, {}, {"conv5": "conv5", "fc7": "fc7"}, {"conv5": [3000], "fc7": [3000]}, 1, False,
+              "float32", 64, "cpu", "set", "1" * 64, [])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write_features(out, parts, Index(about, [f"{i}.jpg" for i in range(40)], np.full(40, -1), Classes((), ())))
+except OSError as reason:
+    print(reason.strerror)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_no_room_is_an_error_like_any_other(name, tmp_path):
+    """Of a process that ends well and says nothing else; HDF5 by itself ends it, or speaks at its end."""
+
+    def written(limit: int) -> str:
+        words = [sys.executable, "-c", WRITE, str(tmp_path / name), str(limit)]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        assert not done.stderr
+        return done.stdout
+
+    assert not written(0)
+    size = (tmp_path / name).stat().st_size
+    (tmp_path / name).unlink()
+    for limit in (100, 100_000, 480_000 + 700, size - 700, size - 1):
+        assert written(limit) == "File too large\n", limit
+        assert {path.name for path in tmp_path.iterdir()} == {"conv5.npy", "fc7.npy"}
+    assert not written(size) and (tmp_path / name).stat().st_size == size
 
 
 def test_a_library_that_is_missing_is_named(whole, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet.data.sources import open_images, open_source
-from alexnet.errors import BadImage, UsageError
+from alexnet.errors import BadImage, DataError, UsageError
 from alexnet.evaluation import neighbours as searching
 from alexnet.evaluation.feature_files import read_features
 from alexnet.evaluation.features import extract, gather
@@ -113,7 +113,7 @@ def test_pictures_among_a_folder_and_among_its_features(folder, other, tmp_path)
         asked = layer or "fc7"
         q, x = (gather(loaded, one, [asked], batch_size=24, threads=1).matrix(asked) for one in (queries, among))
         expected, far = brute(q, x, 4, "euclidean")
-        found = neighbours(loaded, queries, among, layer=layer, k=4, batch_size=24, threads=1)
+        found, _ = neighbours(loaded, queries, among, layer=layer, k=4, batch_size=24, threads=1)
         assert [path for path, _ in found] == queries.keys()
         for (_, near), indices, distances in zip(found, expected, far, strict=True):
             assert [one.path for one in near] == [str(folder / among.keys()[i]) for i in indices]
@@ -122,12 +122,12 @@ def test_pictures_among_a_folder_and_among_its_features(folder, other, tmp_path)
         files = ["g.npz"] if layer else ["f.npy", "g.npz"]
         for index in ("exact", "faiss"):
             for name in files:
-                there = neighbours(loaded, queries, read_features(tmp_path / name), layer=layer, k=4, index=index,
-                                   batch_size=24, threads=1)  # fmt: skip
+                there, _ = neighbours(loaded, queries, read_features(tmp_path / name), layer=layer, k=4, index=index,
+                                      batch_size=24, threads=1)  # fmt: skip
                 assert [[one.path for one in near] for _, near in there] == [
                     [str(Path(one.path).relative_to(folder)) for one in near] for _, near in found
                 ]
-    unlabelled = neighbours(loaded, queries, open_images(folder), k=1, batch_size=24, threads=1)
+    unlabelled, _ = neighbours(loaded, queries, open_images(folder), k=1, batch_size=24, threads=1)
     assert all(near[0].label is None for _, near in unlabelled)
 
 
@@ -136,7 +136,8 @@ def test_features_of_several_views_are_searched_by_their_mean(folder, other, tmp
     for name, mean in (("each.npz", False), ("mean.npz", True)):
         extract(loaded, among, ["fc7"], tmp_path / name, source="set", views=10, mean=mean, threads=1)
     found = [
-        neighbours(loaded, queries, read_features(tmp_path / name), k=3, threads=1) for name in ("each.npz", "mean.npz")
+        neighbours(loaded, queries, read_features(tmp_path / name), k=3, threads=1)[0]
+        for name in ("each.npz", "mean.npz")
     ]
     assert [[one.path for one in near] for _, near in found[0]] == [[one.path for one in near] for _, near in found[1]]
     values = [gather(loaded, one, ["fc7"], views=10, threads=1).values["fc7"].mean(1) for one in (queries, among)]
@@ -158,8 +159,23 @@ def test_what_cannot_be_searched_is_refused(folder, other, tmp_path):
     ):
         with pytest.raises(UsageError, match=says):
             neighbours(loaded, queries, there, threads=1, **options)
-    with pytest.raises(UsageError, match="features of another network"):
-        neighbours(open_run("tiny", seed=1), queries, there, layer="fc6", threads=1)
+    other_scale = open_run("tiny")
+    other_scale.preprocess = dataclasses.replace(loaded.preprocess, std=(2.0, 2.0, 2.0))
+    for another in (open_run("tiny", seed=1), other_scale):
+        with pytest.raises(UsageError, match="features of another network or preparation"):
+            neighbours(another, queries, there, layer="fc6", threads=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("index", ["exact", "faiss"])
+def test_features_that_are_not_finite_are_named(value, index, folder, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "BLOCK", 512 * 5)
+    loaded, queries = open_run("tiny"), open_images(other)
+    extract(loaded, open_source(folder), ["fc7"], tmp_path / "f.npy", source="set", threads=1)
+    np.lib.format.open_memmap(tmp_path / "f.npy", "r+")[17, 3] = value
+    key = open_source(folder).keys()[17]
+    with pytest.raises(DataError, match=rf"f\.npy: fc7: the values of {key} are not finite numbers"):
+        neighbours(loaded, queries, read_features(tmp_path / "f.npy"), index=index, threads=1)
 
 
 def test_a_bad_query_is_named_and_bad_ones_to_search_may_be_left_out(folder, other, tmp_path):
@@ -167,15 +183,22 @@ def test_a_bad_query_is_named_and_bad_ones_to_search_may_be_left_out(folder, oth
     shutil.copytree(folder, tmp_path / "set")
     (tmp_path / "set" / "class0" / "000.png").write_bytes(b"no picture")
     among, queries = open_source(tmp_path / "set"), open_images(other)
-    with pytest.raises(BadImage, match="class0/000.png"):
+    with pytest.raises(BadImage, match="class0/000.png: .*; --bad-images skip leaves such pictures out"):
         neighbours(loaded, queries, among, threads=1)
-    found = neighbours(loaded, queries, among, k=30, bad_images="skip", threads=1)
+    found, bad = neighbours(loaded, queries, among, k=30, bad_images="skip", threads=1)
+    assert [one.path for one in bad] == [str(tmp_path / "set" / "class0" / "000.png")]
     paths = {one.path for one in found[0][1]}
     assert len(paths) == 23 and all(Path(path).read_bytes() != b"no picture" for path in paths)
     labels = {one.path: one.label for one in found[0][1]}
     assert all(Path(path).parent.name == label for path, label in labels.items())
-    with pytest.raises(BadImage, match="class0/000.png"):
+    with pytest.raises(BadImage, match="class0/000.png") as caught:
         neighbours(loaded, open_images(tmp_path / "set"), open_source(folder), bad_images="skip", threads=1)
+    assert "--bad-images" not in str(caught.value)
+    for path in (tmp_path / "set").rglob("*.*"):
+        path.write_bytes(b"no picture")
+    for index in ("exact", "faiss"):
+        with pytest.raises(DataError, match="none of 24 pictures can be decoded; the first: .*class0/000.png"):
+            neighbours(loaded, queries, among, index=index, bad_images="skip", threads=1)
 
 
 def test_a_search_does_not_need_faiss():

@@ -128,6 +128,13 @@ def test_of_several_views_the_mean_is_probed(train):
     assert found["knn"]["top1"] == probe(train)["layers"][0]["knn"]["top1"] and found["shape"] == [20]
 
 
+def test_a_mean_of_views_is_made_once(train, monkeypatch):
+    single, asked = Features.single, []
+    monkeypatch.setattr(Features, "single", lambda self, layer: asked.append(layer) or single(self, layer))
+    probe(train)
+    assert asked == ["fc", "noise"]
+
+
 def test_a_solver_that_has_not_converged_says_so(train, judged, monkeypatch):
     monkeypatch.setattr(probing, "MOST_STEPS", 2)
     with warnings.catch_warnings():
@@ -148,6 +155,13 @@ def test_what_cannot_be_probed_says_so(train, judged):
     ):
         with pytest.raises(UsageError, match=says):
             probe(train, None if "fraction" in options else judged, **options)
+    for value in (np.nan, np.inf):
+        broken = {name: one.copy() for name, one in judged.values.items()}
+        broken["noise"][7, 1, 2, 0] = value
+        bad = Features("broken", judged.about, judged.keys, judged.labels, judged.classes, broken)
+        for pair in ((train, bad), (bad, train), (bad,)):
+            with pytest.raises(DataError, match="broken: noise: the values of judged7.jpg are not finite numbers"):
+                probe(*pair)
     alike = Features("alike", train.about, train.keys, np.zeros(240, np.int64), train.classes, train.values)
     with pytest.raises(DataError, match="alike: pictures of one class only"):
         probe(alike, judged)

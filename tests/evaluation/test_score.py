@@ -83,7 +83,7 @@ def test_a_bad_image_is_wrong_and_counted():
     assert whole.correct1 == 3 and found.correct1 == 2 and found.correct5 == 2
     assert found.count == 3 and found.bad_images == 1 and found.top1 == pytest.approx(2 / 3)
     assert found.loss == pytest.approx(-(math.log(0.9) + math.log(0.7)) / 2)
-    with pytest.raises(DataError, match="none of 3 images"):
+    with pytest.raises(DataError, match="none of 3 pictures"):
         score(answers(p, [0, 0, 1], bad=[0, 1, 2]))
 
 

@@ -88,6 +88,15 @@ def space(source: Path, seed: int = 0) -> Iterable[Row]:
         yield Row("the same, the limit gone", 1, "0, and equal to the unbroken", f"{code}",
                   code == 0 and digest(run) == whole)  # fmt: skip
 
+        out = place / "f.h5"
+        features = ["features", str(run), str(data), "--layers", "fc6,fc7", "--dtype", "float16", "--out", str(out),
+                    "--device", "cpu"]  # fmt: skip
+        code, lines, _ = ended(features, output, before=limited)
+        yield row("no room for a file of features (RLIMIT_FSIZE)", "2, and nothing half there", code, lines, wanted=2,
+                  words=("cannot be written (File too large)", str(out)), also=not out.exists())  # fmt: skip
+        code, lines, _ = ended(features, output)
+        yield Row("the same, the limit gone", 1, "0", f"{code}", code == 0 and out.exists())
+
         run = place / "removed"
         endless = ["9999" if word == str(STEPS) else word for word in command(data, run)]  # it must not end before
         output.unlink()

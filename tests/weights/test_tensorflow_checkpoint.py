@@ -717,7 +717,7 @@ def batch_of(data, number):
 @pytest.mark.timeout(2700)
 def test_a_run_of_the_articles_program_goes_on_by_the_verbs(trained, tmp_path, monkeypatch, capsys):
     """`import` and `train` make the update that the test above compares with TensorFlow's, bit for bit."""
-    path, _, _, rate = trained
+    path, *_ = trained
     monkeypatch.chdir(tmp_path)
 
     def done(*words):
