@@ -425,7 +425,7 @@ def _blob(data: memoryview) -> torch.Tensor:
     parts, kind = (doubles, torch.float64) if any(map(len, doubles)) else (floats, torch.float32)
     # a run is a copy already
     raw = parts[0] if len(parts) == 1 and not parts[0].readonly else bytearray().join(parts)
-    if len(shape) > MOST_AXES or len(raw) != prod(shape) * kind.itemsize or not raw:
+    if not 0 < len(shape) <= MOST_AXES or len(raw) != prod(shape) * kind.itemsize or not raw:
         raise ValueError(f"{len(raw)} bytes of values, not those of a shape of {shape[:MOST_AXES]} in {kind}")
     return torch.frombuffer(raw, dtype=kind).float().reshape(shape)
 

@@ -247,7 +247,7 @@ class Graph:
         square = self.made_by.get(at)
         a = _attributes(pool)
         window = _windowed(a)
-        size = window["kernel"][0]
+        size = next(iter(window["kernel"]), 0)
         if square is None or square.op_type != "Mul" or list(square.input) != [x, x]:
             raise ValueError("no AlexNet: it has a node of Div that is no normalization's")
         centred = window["kernel"] == [size] * 2 and window["pads"] == [size // 2] * 4 and window["stride"] == [1, 1]
@@ -359,4 +359,6 @@ def _windowed(a: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lrn(a: Mapping[str, Any]) -> dict[str, Any]:
-    return {"size": a.get("size"), "k": a.get("bias", 1.0), "alpha": a.get("alpha", 1e-4), "beta": a.get("beta", 0.75)}
+    """The numbers of a normalization; a size must be said, and where none is, it is 0."""
+    rule = {"k": a.get("bias", 1.0), "alpha": a.get("alpha", 1e-4), "beta": a.get("beta", 0.75)}
+    return {"size": a.get("size", 0), **rule}

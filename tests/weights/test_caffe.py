@@ -440,6 +440,7 @@ WRONG = {
     "too few values": (of_conv1(field(5, bytes(8)) + SCALE + field(7, field(1, b"\x03"))), "conv1: blob 0: 8 bytes of values, not those of a shape of \\(2, 3\\)"),
     "half a value": (of_conv1(field(5, bytes(7)) + SCALE), "blob 0: 7 bytes"),
     "no values": (of_conv1(field(7, field(1, b"\x00"))), "blob 0: 0 bytes"),
+    "a value without a shape": (of_conv1(field(5, bytes(4))), "conv1: blob 0: 4 bytes of values, not those of a shape of \\(\\)"),
     "an empty blob": (of_conv1(b""), "blob 0: 0 bytes"),
     "a shape beyond all numbers": (of_conv1(field(5, bytes(8)) + field(7, field(1, varint(1 << 62) * 4))), "not those of a shape"),
     "a shape below zero": (of_conv1(field(5, bytes(8)) + field(7, field(1, varint((1 << 64) - 2)))), "not those of a shape"),
