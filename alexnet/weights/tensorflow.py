@@ -28,6 +28,7 @@ FOOTER, TRAILER = 48, 5  # bytes: the end of a table, and what follows each of i
 MOST = 1000  # tensors of a checkpoint, blocks of a table, values of a message; the article's program saves 50 tensors
 MOST_KEY_BYTES = 4096
 MOST_INDEX_BYTES = 1_000_000  # the article's has 1,910
+MOST_BYTES = 2 << 30  # of a V1 file, or of a bundle's tensors together; the article's with Adam's moments have 912 million
 FLOAT = 1  # TensorFlow's number for float32
 PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")  # what follows a bundle's prefix
 EMPTY = memoryview(b"")
@@ -212,8 +213,7 @@ def read_stored(path: Path) -> dict[str, Stored]:
 
 def _bundle(prefix: str) -> dict[str, Stored]:
     index = Path(f"{prefix}.index")
-    if (size := index.stat().st_size) > MOST_INDEX_BYTES:
-        raise _Refused(f"{shown(index.name)} is of {size} bytes; {MOST_INDEX_BYTES} are the most")
+    _at_most(index, MOST_INDEX_BYTES)
     shards = 0
     stored: dict[str, Stored] = {}
     places: dict[Path, list[tuple[int, int, str]]] = {}
@@ -246,7 +246,15 @@ def _bundle(prefix: str) -> dict[str, Stored]:
                     f"expected within {end} and {there}"
                 )
             end = begin + size
+    whole = sum(size for parts in places.values() for _, size, _ in parts)
+    if whole > MOST_BYTES:
+        raise _Refused(f"its tensors are of {whole} bytes; {MOST_BYTES} are the most")
     return stored
+
+
+def _at_most(path: Path, most: int) -> None:
+    if (size := path.stat().st_size) > most:
+        raise _Refused(f"{shown(path.name)} is of {size} bytes; {most} are the most")
 
 
 def _from_shard(path: Path, *, begin: int, size: int, checksum: int) -> NDArray[np.uint8]:
@@ -260,6 +268,7 @@ def _from_shard(path: Path, *, begin: int, size: int, checksum: int) -> NDArray[
 
 def _single(path: Path) -> dict[str, Stored]:
     """A V1 file: first what there is, by name, then the values of each."""
+    _at_most(path, MOST_BYTES)
     kinds: dict[str, tuple[int, tuple[int, ...]]] = {}
     stored: dict[str, Stored] = {}
     for key, value in _table(path):

@@ -449,6 +449,28 @@ def test_files_that_are_not_there_are_named(tmp_path):
             read_checkpoint(path)
 
 
+def test_more_than_a_checkpoint_of_the_articles_needs_is_refused_before_it_is_read(tmp_path):
+    """Files of holes: they take no room on the disk."""
+    path, most = tmp_path / "v1.ckpt", 2 << 30
+    with path.open("wb") as stream:
+        stream.seek(most)
+        stream.write(table(v1(article()))[-48:])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=f"not read: v1.ckpt is of {most + 48} bytes; {most} are the most$"):
+        read_checkpoint(path)
+    pairs, data = listed(article())
+    large = {
+        b"fc1/Variable": entry(shape=(4, 3, 1 << 27), begin=1 << 30, size=6 << 30),
+        b"fc2/Variable": entry(shape=(4, 3), begin=7 << 30, size=48),
+    }
+    prefix = write(tmp_path, pairs | large, data)
+    with Path(f"{prefix}.data-00000-of-00001").open("r+b") as stream:
+        stream.truncate(8 << 30)
+    with pytest.raises(WeightsError, match=r"not read: its tensors are of 644245\d{4} bytes; 2147483648 are the most$"):
+        read_checkpoint(prefix)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
+
+
 def test_values_of_version_1_without_a_shape_or_in_slices_are_refused(tmp_path):
     path = tmp_path / "model1.ckpt"
     pairs = v1(article())
