@@ -163,15 +163,11 @@ def read_caffemodel(path: Path) -> Foreign:
     order = {name: place for place, name in enumerate(shapes(BN, 1))}  # which has every layer that Caffe's have
     names = sorted(tensors, key=lambda name: order.get(name, len(order)))
     likely, notes = _likely(layers)
-    preprocess: dict[str, Any] = {"colour": "BGR"}
-    if likely and likely.colour == "RGB":
-        colours = {"mean": likely.mean, "std": likely.std}
-        preprocess |= {name: value[::-1] for name, value in colours.items() if isinstance(value, tuple)}
     return Foreign(
         tensors={name: tensors[name] for name in names},
         sources={name: sources[name] for name in names},
         likely=likely.name if likely else None,
-        preprocess=preprocess,
+        preprocess={"colour": "BGR"},
         notes=notes,
     )
 
