@@ -30,7 +30,7 @@ def info(
     alexnet info model.pth
 
     Parameters:
-        run: a variant (article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo, tiny), or RUN
+        run: RUN, or a variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo, tiny
         classes: outputs of the last layer; 1000, or the RUN's
         diff: another variant: only what differs, number by number, and the sources
         names: what each layer is called in other programs

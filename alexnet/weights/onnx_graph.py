@@ -47,13 +47,14 @@ class Constant:
 class Step:
     """What some nodes of a graph do: the kind of a row, its numbers, its tensors by our names for them.
 
-    `rows_first`: the weights are (in, out).
+    `rows_first`: the weights are (in, out). `output`: what the graph calls that which it makes.
     """
 
     kind: str
     numbers: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Constant] = field(default_factory=dict)
     rows_first: bool = False
+    output: str = ""
 
 
 # field -> what lies in it, of ONNX's messages; values of tensors are fixed in size, so they take what they hold
@@ -115,7 +116,10 @@ def _varint(part: memoryview, at: int) -> tuple[int, int]:
 
 
 class Graph:
-    """A graph, its nodes by what they make, its constants by name. ValueError, in words, for what is no AlexNet's."""
+    """A graph, its nodes by what they make, its constants by name. ValueError, in words, for what is no AlexNet's.
+
+    `walked`: what is made by the nodes that `steps` has looked at, on the way or for a constant.
+    """
 
     def __init__(self, graph: "GraphProto") -> None:
         from onnx import TensorProto
@@ -134,7 +138,8 @@ class Graph:
         if not all(isinstance(one.name, str) for one in (*graph.initializer, *graph.input, *graph.output)):
             raise ValueError("no AlexNet: a tensor whose name is no text")
         self.graph = graph
-        self.made_by = {name: node for node in graph.node for name in node.output}
+        self.made_by = {name: node for node in graph.node for name in node.output if name}
+        self.walked: set[str] = set()
         self.constants = {tensor.name: Constant(tensor.name, _shape(tensor), tensor) for tensor in graph.initializer}
         inputs = [one for one in graph.input if one.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
@@ -153,8 +158,10 @@ class Graph:
             node = self.made_by.get(x)
             if node is None:
                 raise ValueError(f"no AlexNet: nothing makes {x[:40]}")
-            step, x = self._step(node, last=not found)
+            self.walked.update(node.output)
+            made, (step, x) = x, self._step(node, last=not found)
             if step is not None:
+                step.output = made
                 found.append(step)
         raise ValueError(f"no AlexNet: more than {MOST_NODES} nodes from its output to its input")
 
@@ -209,6 +216,7 @@ class Graph:
             product = self.made_by.get(x)
             constant = self._constant(bias)
             if constant is not None and product is not None and product.op_type == "MatMul":
+                self.walked.update(product.output)
                 tensors = {**self._tensors(product, "weight"), "bias": constant}
                 return Step(
                     "linear", {"alpha": 1.0, "beta": 1.0, "transA": 0}, tensors, rows_first=True
@@ -224,13 +232,13 @@ class Graph:
             raise ValueError("no AlexNet: it has a node of Concat that joins no normalized towers")
         cut = _attributes(split)
         sizes = list(cut.get("split", []))
-        if len(split.input) > 1:
-            given = self._constant(split.input[1])
-            sizes = given.values().reshape(-1).tolist() if given is not None else sizes
+        if any(split.input[1:]):
+            sizes = self._tensors(split, "sizes")["sizes"].values().reshape(-1).tolist()
         parts = [norm.input[0] for norm in norms if norm is not None]
         alike = len(set(sizes)) <= 1 and all(one == numbers[0] for one in numbers)
         if parts != list(split.output) or not alike or a.get("axis") != 1 or cut.get("axis", 0) != 1:
             raise ValueError("no AlexNet: its towers are not equal runs of channels, normalized alike")
+        self.walked.update(parts, node.input)
         return Step("lrn", numbers[0] | {"towers": len(norms)}), split.input[0]
 
     def _within_map(self, node: "NodeProto") -> tuple[Step, str]:
@@ -241,6 +249,7 @@ class Graph:
             if made_by is None or made_by.op_type != kind:
                 raise ValueError("no AlexNet: it has a node of Div that is no normalization's")
             pool = made_by
+            self.walked.update(pool.output)
             if kind != "AveragePool":
                 numbers.append(self._scalar(pool.input[1]))
             at = pool.input[0]
@@ -253,6 +262,7 @@ class Graph:
         centred = window["kernel"] == [size] * 2 and window["pads"] == [size // 2] * 4 and window["stride"] == [1, 1]
         if not centred or a.get("count_include_pad", 0) != 1:
             raise ValueError("no AlexNet: its normalization within a map has another window than ours")
+        self.walked.update(square.output)
         beta, k, alpha = numbers
         return Step("within_map_lrn", {"size": size, "k": k, "alpha": alpha, "beta": beta}), x
 
@@ -278,6 +288,7 @@ class Graph:
         for _ in range(MOST_ALIASES):  # names for names
             if name in self.constants or node is None or node.op_type != "Identity":
                 break
+            self.walked.update(node.output)
             name = node.input[0]
             node = self.made_by.get(name)
         if name in self.constants or node is None:
@@ -297,6 +308,7 @@ class Graph:
             raise ValueError(f"{name[:40]}: a tensor of {shape}")
         if value is None or prod(_shape(value)) != 1:
             raise ValueError(f"{name[:40]}: filled with no number")
+        self.walked.update(node.output)
         return Constant(name, shape, value, filled=True)
 
 

@@ -551,6 +551,15 @@ def test_damaged_graphs_are_refused(change, match, tmp_path):
         read_onnx(written(tmp_path, made))
 
 
+def test_towers_whose_sizes_are_no_constant_are_refused(tmp_path):
+    made = graph(lively(VARIANTS["tiny"]))
+    split = nodes(made)["norm1.split"]
+    split.input.append("sizes")
+    made.graph.node.insert(0, helper.make_node("Shape", [split.input[0]], ["sizes"]))
+    with pytest.raises(WeightsError, match="no AlexNet: norm1.split has no constant for its sizes"):
+        read_onnx(written(tmp_path, made))
+
+
 def test_a_mean_without_its_window_is_refused(tmp_path):
     made = graph(lively(small(VARIANTS["convnet"])))
     without_attribute(nodes(made)["wmnorm2.mean"], "kernel_shape")
