@@ -96,6 +96,18 @@ def test_a_mean_image_of_no_numbers_is_refused_and_nothing_is_written(value, fol
     assert not (folder / "runs").exists()
 
 
+def test_a_mark_before_the_names_of_classes_is_no_part_of_the_first(folder, capsys):
+    save_file(dict(build("tiny", classes=3, seed=1).state_dict()), folder / "model.safetensors")
+    (folder / "names.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\nc\n")
+    said(capsys, "import", "model.safetensors", "--classes", "names.txt", "--run", "mine")
+    assert open_run("runs/mine").classes.keys == ("a", "b", "c")
+    with (folder / "names.txt").open("wb") as stream:
+        stream.truncate((16 << 20) + 1)
+    words = ("import", "model.safetensors", "--classes", "names.txt", "--run", "other")
+    line = "alexnet: --classes names.txt: 16,777,217 bytes, more than the limit of 16,777,216\n"
+    assert said(capsys, *words, code=2)["error"] == line and not (folder / "runs" / "other").exists()
+
+
 def test_another_file_or_folder_is_refused_and_nothing_is_written(folder, capsys):
     save_file(dict(build("tiny", classes=3, seed=1).state_dict()), folder / "model.safetensors")
     said(capsys, "import", "model.safetensors", "--run", "mine")
