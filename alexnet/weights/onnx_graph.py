@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.samples import shown
+from .protobuf import fields_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
@@ -76,43 +77,18 @@ def weigh(content: bytes) -> None:
     spent = count = 0
     while parts:
         part, kind = parts.pop()
-        at = 0
-        while at < len(part):
-            begin = at
-            tag, at = _varint(part, at)
-            wire, inside = tag & 7, INSIDE[kind].get(tag >> 3)
-            if wire == 2:
-                length, at = _varint(part, at)
-                if length > len(part) - at:
-                    raise ValueError("cut short")
-                if inside is None:
-                    spent += length
-                elif inside != "values":
-                    parts.append((part[at : at + length], inside))
-                spent += at - begin
-                at += length
-            elif wire in (0, 1, 5):
-                at = _varint(part, at)[1] if wire == 0 else at + (8 if wire == 1 else 4)
-                spent += at - begin
+        for number, value, whole in fields_of(part, most=MOST_FIELDS):
+            inside = INSIDE[kind].get(number)
+            if inside is None or isinstance(value, int):
+                spent += len(whole)
             else:
-                raise ValueError(f"a field of wire type {wire}")
+                spent += len(whole) - len(value)
+                if inside != "values":
+                    parts.append((value, inside))
             count += 1
             if spent > MOST_WORDS or count > MOST_FIELDS:
                 most = f"{MOST_FIELDS} fields" if count > MOST_FIELDS else f"{MOST_WORDS >> 20} MB"
                 raise ValueError(f"more than {most} that are no values of tensors")
-
-
-def _varint(part: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(part):
-            raise ValueError("cut short")
-        byte = part[at]
-        value, at = value | (byte & 127) << shift, at + 1
-        if byte < 128:
-            return value, at
-    raise ValueError("a number of more than 10 bytes")
 
 
 class Graph:
