@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..data.classes import Classes
     from ..errors import Misfit
 
+MOST_NAMES = 16 << 20  # bytes of a text file of classes
+
 
 def import_model(
     file: str,
@@ -148,8 +150,11 @@ def _named(where: str) -> "Classes":
     from ..data.sources import open_source
 
     if Path(where).is_file() and Path(where).suffix == ".txt":
+        if (size := Path(where).stat().st_size) > MOST_NAMES:
+            raise UsageError(f"--classes {where}: {size:,} bytes, more than the limit of {MOST_NAMES:,}")
         try:
-            return Classes.of(Path(where).read_text("utf-8").splitlines(), where)
+            # some editors begin a text with a mark, which is no part of the first name
+            return Classes.of(Path(where).read_text("utf-8-sig").splitlines(), where)
         except (OSError, UnicodeDecodeError):
             raise UsageError(f"--classes {where}: cannot be read as text") from None
     return open_source(where).classes

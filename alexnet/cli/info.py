@@ -1,7 +1,6 @@
-"""`alexnet info VARIANT`: what a variant is and costs, or what two do differently."""
+"""`alexnet info RUN`: what a variant is and costs, or what two do differently."""
 
 from json import dumps
-from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -19,9 +18,9 @@ def info(
     /,
     *,
     classes: int | None = None,
-    variant: str | None = None,
     diff: str | None = None,
     names: bool = False,
+    variant: str | None = None,
     json: bool = False,
 ) -> None:
     """A variant layer by layer: shapes, receptive fields, parameters, costs.
@@ -31,24 +30,24 @@ def info(
     alexnet info model.pth
 
     Parameters:
-        run: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo or tiny; or a RUN
+        run: RUN, or a variant: article, paper, convnet, caffe, caffenet, half, onetower, torchvision, bn, onnxzoo, tiny
         classes: outputs of the last layer; 1000, or the RUN's
-        variant: of a model file, where several have its shapes
         diff: another variant: only what differs, number by number, and the sources
         names: what each layer is called in other programs
+        variant: of a model file, where several have its shapes
         json: print one JSON document
     """
     if classes is not None and classes < 1:
         raise UsageError(f"--classes {classes}: must be at least 1")
     if names and (diff is not None or classes is not None):
         raise UsageError(f"--names: not with {'--diff' if diff is not None else '--classes'}")
-    if variant not in (None, run) or (run not in VARIANTS and Path(run).exists()):
+    if run in VARIANTS and variant in (None, run):
+        here, classes = lookup(run), classes or 1000
+    else:
         from ..weights.run import open_run
 
         model = open_run(run, named=variant).model
         here, classes = model.variant, classes or model.classes
-    else:
-        here, classes = lookup(run), classes or 1000
     if diff is not None:
         _print_difference(here, lookup(diff), json=json)
     elif names:

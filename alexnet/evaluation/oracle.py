@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from ..data.decode import decoded_form
 from ..data.samples import read_file, shown
 from ..network.variants import TORCHVISIONS, Conv, Linear
 from ..weights import caffe
+from ..weights.onnx_graph import Graph
 from ..weights.recognise import Kind
 from ..weights.run import Loaded
-from ..weights.torchvision import their_names
+from ..weights.torchvision import plain_name, their_names
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 ROUNDING = 1e-3  # of a layer's largest value: more than sums in another order make
 Layers = dict[str, NDArray[np.float32]]
@@ -92,13 +97,16 @@ def by_opencv(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
 
 
 def by_torchvision(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
-    """torchvision's own module with the file's tensors under its names."""
+    """torchvision's own module with the file's tensors, by the names that they have in it; of a file with our names, by
+    the table of names.
+    """
     from torchvision.models import alexnet
 
+    assert loaded.given is not None
     model = alexnet(num_classes=loaded.model.classes).eval()
-    state = loaded.model.state_dict()
-    names = their_names(state)
-    model.load_state_dict({names[name]: value for name, value in state.items()})
+    tensors, sources = loaded.given.tensors, loaded.given.sources
+    names = their_names(tensors)
+    model.load_state_dict({plain_name(sources[name]) or names[name]: value for name, value in tensors.items()})
     found: Layers = {}
     with torch.no_grad():
         for group, modules in (("features", model.features), ("classifier", model.classifier)):
@@ -111,29 +119,42 @@ def by_torchvision(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
 
 
 def by_onnxruntime(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
-    """The file's own graph by ONNX Runtime: what comes out of its convolutions and matrix products, in their order.
+    """The nodes of the file that were read, by ONNX Runtime: what its convolutions and matrix products make.
 
-    Of a graph that is written otherwise, or prepares its pictures itself, nothing.
+    Others could take any memory, so they are left out. Of a graph that prepares its pictures itself, or works out a
+    shape by other nodes, nothing.
     """
     import onnxruntime
     from onnx import ModelProto, ValueInfoProto
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     made = ModelProto.FromString(path.read_bytes())
-    products = [node.output[0] for node in made.graph.node if node.op_type in ("Conv", "Gemm")]
-    rows = [row.name for row in loaded.model.variant.layers if isinstance(row, Conv | Linear)]
-    known = {value.name for value in made.graph.initializer}
-    (given,) = (value for value in made.graph.input if value.name not in known)
-    if len(products) != len(rows) or given.type.tensor_type.elem_type != 1:
+    body, graph = made.graph, Graph(made.graph)
+    if graph.pixels:
         return {}
-    del made.graph.output[:]
-    made.graph.output.extend(ValueInfoProto(name=name) for name in products)
+    products = [step.output for step in graph.steps(graph.input) if step.kind in ("conv", "linear")]
+    rows = [row.name for row in loaded.model.variant.layers if isinstance(row, Conv | Linear)]
+    kept = [node for node in body.node if _is_read(node, graph.walked)]
+    known = {"", graph.input, *graph.constants, *(name for node in kept for name in node.output)}
+    if not all(name in known for node in kept for name in node.input):
+        return {}
+    for part in (body.node, body.output, body.sparse_initializer, made.functions, made.training_info):
+        del part[:]
+    body.node.extend(kept)
+    body.output.extend(ValueInfoProto(name=name) for name in products)
     try:
         session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-        values = session.run(products, {given.name: x.numpy()})
-    except (errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented) as reason:
+        values = session.run(products, {graph.input: x.numpy()})
+    except (errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented,
+            errors.RuntimeException) as reason:  # fmt: skip
         raise _NotRun(reason) from None
     return {name: np.asarray(value, np.float32) for name, value in zip(rows, values, strict=True)}
+
+
+def _is_read(node: "NodeProto", walked: set[str]) -> bool:
+    """Whether a node is one of those that were read, or holds a tensor of the file, as their other inputs do."""
+    holds = node.op_type == "Constant" and not any(one.HasField("sparse_tensor") for one in node.attribute)
+    return node.domain in ("", "ai.onnx") and (holds or any(name in walked for name in node.output if name))
 
 
 ORACLES: dict[tuple[Kind, str], tuple[str, Oracle]] = {

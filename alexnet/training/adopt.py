@@ -40,7 +40,7 @@ def adopt(loaded: Loaded, run: Run) -> None:
             rule.state[model.get_parameter(parameter)][field] = value
     run.create()
     with files.lock(run.folder / "lock"), closing(Store(run.folder)) as store:
-        if run.exists():
+        if run.begun():  # what could not be saved is written anew
             raise UsageError(f"{run.folder}: there is a run already; name another --run")
         steps = {"value": step, "origin": "import"}
         record: dict[str, Any] = {

@@ -43,7 +43,7 @@ from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name,
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
-from ..weights.run import Loaded, Run, open_run, preprocess_of, run_named, stands_in
+from ..weights.run import NO_MEAN, Loaded, Run, open_run, preprocess_of, run_named, stands_in
 from . import loop
 from .again import Difference, allow, differences, environment, exact_checkpoint, keep_changes
 from .journal import BAD_IMAGES, TENSORBOARD, Journal
@@ -266,6 +266,9 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         chosen = from_weights(chosen, origin, weights=source, name=run.recipe()["variant"]["value"])
     elif source:
         given = open_run(source, named=asked.variant)
+        for note in given.notes:
+            if not note.endswith(NO_MEAN):  # here it is measured
+                console.print(note)
         chosen = from_weights(chosen, origin, weights=source, name=given.model.variant.name)
     run = run or run_named(f"{Path(asked.data).resolve().name}-{chosen.name}-{chosen.variant}")
     again = run.begun()

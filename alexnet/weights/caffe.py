@@ -38,6 +38,7 @@ from ..network.variants import (
     Variant,
 )
 from .foreign import Foreign, other_colour
+from .protobuf import fields_of, varint
 from .tensors import MOST_AXES
 
 MOST_BYTES = 1_000_000_000  # of a .caffemodel; the known ones have 244 million
@@ -48,7 +49,6 @@ MOST_FIELDS = 500  # of a message
 MOST_LAYER_BYTES = 1 << 16  # of a layer without its blobs
 MOST_NAMED = 6
 MOST_SHOWN = 40  # characters of a name
-RUN = 1 << 12  # values of an unpacked list that are looked at together
 
 # caffe.proto, as far as it says what a net of ours computes: a field's name, number, type, and default or MANY. The
 # pooling's sizes are single there; on the wire and in words this is the same. So are packed floats and bytes, which
@@ -163,15 +163,11 @@ def read_caffemodel(path: Path) -> Foreign:
     order = {name: place for place, name in enumerate(shapes(BN, 1))}  # which has every layer that Caffe's have
     names = sorted(tensors, key=lambda name: order.get(name, len(order)))
     likely, notes = _likely(layers)
-    preprocess: dict[str, Any] = {"colour": "BGR"}
-    if likely and likely.colour == "RGB":
-        colours = {"mean": likely.mean, "std": likely.std}
-        preprocess |= {name: value[::-1] for name, value in colours.items() if isinstance(value, tuple)}
     return Foreign(
         tensors={name: tensors[name] for name in names},
         sources={name: sources[name] for name in names},
         likely=likely.name if likely else None,
-        preprocess=preprocess,
+        preprocess={"colour": "BGR"},
         notes=notes,
     )
 
@@ -315,7 +311,7 @@ def _net(path: Path) -> list[_Layer]:
     layers: list[_Layer] = []
     content = memoryview(_content(path, MOST_BYTES))
     try:
-        for number, value, _ in _fields(content):
+        for number, value, _ in fields_of(content, most=MOST_FIELDS):
             if number not in (2, 100):  # `layers` and `layer`
                 continue
             if isinstance(value, int) or len(layers) == MOST_LAYERS:
@@ -331,7 +327,7 @@ def _net(path: Path) -> list[_Layer]:
 def _layer(data: memoryview, *, old: bool) -> _Layer:
     blobs: list[memoryview] = []
     rest: list[memoryview] = []
-    for number, value, whole in _fields(data):
+    for number, value, whole in fields_of(data, most=MOST_FIELDS):
         if number != (6 if old else 7):
             rest.append(whole)
         elif isinstance(value, int) or len(blobs) == MOST_BLOBS:
@@ -357,64 +353,10 @@ def _renewed(old: Any) -> Any:
     return said
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
-    """The fields of a message: the number; the value, or the bytes of a text, a message or a list; the whole field.
-
-    A run of floats that are fields of their own, as an unpacked list has them, comes as one list. ValueError: cut
-    short, a group, or more than 500 fields.
-    """
-    at = count = 0
-    while at < len(data):
-        begin, count = at, count + 1
-        if count > MOST_FIELDS:
-            raise ValueError(f"a message of more than {MOST_FIELDS} fields")
-        key, at = _varint(data, at)
-        value: int | memoryview
-        match key & 7:
-            case 0:
-                value, at = _varint(data, at)
-            case 2:
-                length, at = _varint(data, at)
-                value, at = data[at : at + length], at + length
-            case 1 | 5 as wire:
-                value, at = _run(data, begin, at, 8 if wire == 1 else 4)
-            case wire:
-                raise ValueError(f"a field of wire type {wire} at byte {begin}, which Caffe writes none of")
-        if at > len(data):
-            raise ValueError(f"cut short: a field ends at byte {at} of {len(data)}")
-        yield key >> 3, value, data[begin:at]
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number of 7 bits a byte that begins at `at`, and where it ends."""
-    value = 0
-    for place, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            return value, at + place + 1
-    raise ValueError(f"no number at byte {at}")
-
-
-def _run(data: memoryview, begin: int, at: int, size: int) -> tuple[memoryview, int]:
-    """The values of the fields from `begin` on that begin with the same bytes, up to `at`; and where the last ends."""
-    step = at - begin + size
-    records = np.frombuffer(data[begin:], np.uint8)
-    records = records[: len(records) // step * step].reshape(-1, step)
-    same = 0
-    while same < len(records):
-        piece = records[same : same + RUN, : at - begin]
-        other = np.flatnonzero((piece != records[0, : at - begin]).any(1))
-        same += int(other[0]) if len(other) else len(piece)
-        if len(other):
-            break
-    # where the first is cut short, its end is beyond the message's
-    return records[:same, at - begin :].reshape(-1).data, begin + max(same, 1) * step
-
-
 def _blob(data: memoryview) -> torch.Tensor:
     """A BlobProto's values in its shape, float32."""
     said: dict[int, list[int | memoryview]] = defaultdict(list)
-    for number, value, _ in _fields(data):
+    for number, value, _ in fields_of(data, most=MOST_FIELDS):
         said[number].append(value)
     # num, channels, height and width, in the files of the years before `shape`
     old = {n: value for n in (1, 2, 3, 4) for value in said[n] if isinstance(value, int)}
@@ -425,7 +367,7 @@ def _blob(data: memoryview) -> torch.Tensor:
     parts, kind = (doubles, torch.float64) if any(map(len, doubles)) else (floats, torch.float32)
     # a run is a copy already
     raw = parts[0] if len(parts) == 1 and not parts[0].readonly else bytearray().join(parts)
-    if len(shape) > MOST_AXES or len(raw) != prod(shape) * kind.itemsize or not raw:
+    if not 0 < len(shape) <= MOST_AXES or len(raw) != prod(shape) * kind.itemsize or not raw:
         raise ValueError(f"{len(raw)} bytes of values, not those of a shape of {shape[:MOST_AXES]} in {kind}")
     return torch.frombuffer(raw, dtype=kind).float().reshape(shape)
 
@@ -438,7 +380,7 @@ def _lists(values: Iterable[int | memoryview]) -> list[memoryview]:
 def _sizes(shapes: Iterable[int | memoryview]) -> Iterator[int]:
     """The numbers of BlobShapes, packed or not."""
     for shape in _lists(shapes):
-        for number, value, _ in _fields(shape):
+        for number, value, _ in fields_of(shape, most=MOST_FIELDS):
             at = 0
             if number != 1:
                 continue
@@ -448,7 +390,7 @@ def _sizes(shapes: Iterable[int | memoryview]) -> Iterator[int]:
                 raise ValueError(f"a shape of more than {MOST_AXES} numbers")
             else:
                 while at < len(value):
-                    size, at = _varint(value, at)
+                    size, at = varint(value, at)
                     yield size
 
 

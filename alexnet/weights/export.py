@@ -70,6 +70,8 @@ def export(
         raise UsageError(f"--format {format}: not with --int8; onnx and openvino have it")
     if format in OUTSIDE and pixels:
         raise UsageError(f"--format {format}: not with --uint8; there a picture is prepared before the net")
+    if format == "openvino" and path.suffix != SUFFIX[format]:  # its values would have the name of the net
+        raise UsageError(f"{path}: expected a name that ends in {SUFFIX[format]}")
     if loaded.model.variant.name != OF.get(format, loaded.model.variant.name):
         raise UsageError(f"--format {format}: {loaded.where} is of variant {loaded.model.variant.name}")
     said = texts(loaded.model.variant, loaded.classes, loaded.preprocess, loaded.mean)

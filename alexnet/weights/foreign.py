@@ -1,6 +1,6 @@
 """A model of another world as its file gives it, under our names: what the reader of each world returns."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,24 +31,6 @@ class Foreign:
     step: int = 0
     classes: Classes | None = None
     notes: tuple[str, ...] = ()
-
-
-def to_rgb(foreign: Foreign) -> Foreign:
-    """A model whose channels are BGR as one that computes the same of RGB."""
-    return replace(
-        foreign,
-        tensors=other_colour(foreign.tensors),
-        sources={
-            name: f"{source}; BGR to RGB" if name in _of_colours(foreign.tensors) else source
-            for name, source in foreign.sources.items()
-        },
-        preprocess={
-            name: value[::-1] if isinstance(value, tuple) else value for name, value in foreign.preprocess.items()
-        }
-        | {"colour": "RGB"},
-        mean=None if foreign.mean is None else np.ascontiguousarray(foreign.mean[..., ::-1]),
-        moments={name: other_colour(tensors) for name, tensors in foreign.moments.items()},
-    )
 
 
 def other_colour(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

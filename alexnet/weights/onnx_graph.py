@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.samples import shown
+from .protobuf import fields_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
@@ -47,13 +48,14 @@ class Constant:
 class Step:
     """What some nodes of a graph do: the kind of a row, its numbers, its tensors by our names for them.
 
-    `rows_first`: the weights are (in, out).
+    `rows_first`: the weights are (in, out). `output`: what the graph calls that which it makes.
     """
 
     kind: str
     numbers: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Constant] = field(default_factory=dict)
     rows_first: bool = False
+    output: str = ""
 
 
 # field -> what lies in it, of ONNX's messages; values of tensors are fixed in size, so they take what they hold
@@ -75,47 +77,25 @@ def weigh(content: bytes) -> None:
     spent = count = 0
     while parts:
         part, kind = parts.pop()
-        at = 0
-        while at < len(part):
-            begin = at
-            tag, at = _varint(part, at)
-            wire, inside = tag & 7, INSIDE[kind].get(tag >> 3)
-            if wire == 2:
-                length, at = _varint(part, at)
-                if length > len(part) - at:
-                    raise ValueError("cut short")
-                if inside is None:
-                    spent += length
-                elif inside != "values":
-                    parts.append((part[at : at + length], inside))
-                spent += at - begin
-                at += length
-            elif wire in (0, 1, 5):
-                at = _varint(part, at)[1] if wire == 0 else at + (8 if wire == 1 else 4)
-                spent += at - begin
+        for number, value, whole in fields_of(part, most=MOST_FIELDS):
+            inside = INSIDE[kind].get(number)
+            if inside is None or isinstance(value, int):
+                spent += len(whole)
             else:
-                raise ValueError(f"a field of wire type {wire}")
+                spent += len(whole) - len(value)
+                if inside != "values":
+                    parts.append((value, inside))
             count += 1
             if spent > MOST_WORDS or count > MOST_FIELDS:
                 most = f"{MOST_FIELDS} fields" if count > MOST_FIELDS else f"{MOST_WORDS >> 20} MB"
                 raise ValueError(f"more than {most} that are no values of tensors")
 
 
-def _varint(part: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(part):
-            raise ValueError("cut short")
-        byte = part[at]
-        value, at = value | (byte & 127) << shift, at + 1
-        if byte < 128:
-            return value, at
-    raise ValueError("a number of more than 10 bytes")
-
-
 class Graph:
-    """A graph, its nodes by what they make, its constants by name. ValueError, in words, for what is no AlexNet's."""
+    """A graph, its nodes by what they make, its constants by name. ValueError, in words, for what is no AlexNet's.
+
+    `walked`: what is made by the nodes that `steps` has looked at, on the way or for a constant.
+    """
 
     def __init__(self, graph: "GraphProto") -> None:
         from onnx import TensorProto
@@ -134,7 +114,8 @@ class Graph:
         if not all(isinstance(one.name, str) for one in (*graph.initializer, *graph.input, *graph.output)):
             raise ValueError("no AlexNet: a tensor whose name is no text")
         self.graph = graph
-        self.made_by = {name: node for node in graph.node for name in node.output}
+        self.made_by = {name: node for node in graph.node for name in node.output if name}
+        self.walked: set[str] = set()
         self.constants = {tensor.name: Constant(tensor.name, _shape(tensor), tensor) for tensor in graph.initializer}
         inputs = [one for one in graph.input if one.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
@@ -153,8 +134,10 @@ class Graph:
             node = self.made_by.get(x)
             if node is None:
                 raise ValueError(f"no AlexNet: nothing makes {x[:40]}")
-            step, x = self._step(node, last=not found)
+            self.walked.update(node.output)
+            made, (step, x) = x, self._step(node, last=not found)
             if step is not None:
+                step.output = made
                 found.append(step)
         raise ValueError(f"no AlexNet: more than {MOST_NODES} nodes from its output to its input")
 
@@ -209,6 +192,7 @@ class Graph:
             product = self.made_by.get(x)
             constant = self._constant(bias)
             if constant is not None and product is not None and product.op_type == "MatMul":
+                self.walked.update(product.output)
                 tensors = {**self._tensors(product, "weight"), "bias": constant}
                 return Step(
                     "linear", {"alpha": 1.0, "beta": 1.0, "transA": 0}, tensors, rows_first=True
@@ -224,13 +208,13 @@ class Graph:
             raise ValueError("no AlexNet: it has a node of Concat that joins no normalized towers")
         cut = _attributes(split)
         sizes = list(cut.get("split", []))
-        if len(split.input) > 1:
-            given = self._constant(split.input[1])
-            sizes = given.values().reshape(-1).tolist() if given is not None else sizes
+        if any(split.input[1:]):
+            sizes = self._tensors(split, "sizes")["sizes"].values().reshape(-1).tolist()
         parts = [norm.input[0] for norm in norms if norm is not None]
         alike = len(set(sizes)) <= 1 and all(one == numbers[0] for one in numbers)
         if parts != list(split.output) or not alike or a.get("axis") != 1 or cut.get("axis", 0) != 1:
             raise ValueError("no AlexNet: its towers are not equal runs of channels, normalized alike")
+        self.walked.update(parts, node.input)
         return Step("lrn", numbers[0] | {"towers": len(norms)}), split.input[0]
 
     def _within_map(self, node: "NodeProto") -> tuple[Step, str]:
@@ -241,18 +225,20 @@ class Graph:
             if made_by is None or made_by.op_type != kind:
                 raise ValueError("no AlexNet: it has a node of Div that is no normalization's")
             pool = made_by
+            self.walked.update(pool.output)
             if kind != "AveragePool":
                 numbers.append(self._scalar(pool.input[1]))
             at = pool.input[0]
         square = self.made_by.get(at)
         a = _attributes(pool)
         window = _windowed(a)
-        size = window["kernel"][0]
+        size = next(iter(window["kernel"]), 0)
         if square is None or square.op_type != "Mul" or list(square.input) != [x, x]:
             raise ValueError("no AlexNet: it has a node of Div that is no normalization's")
         centred = window["kernel"] == [size] * 2 and window["pads"] == [size // 2] * 4 and window["stride"] == [1, 1]
         if not centred or a.get("count_include_pad", 0) != 1:
             raise ValueError("no AlexNet: its normalization within a map has another window than ours")
+        self.walked.update(square.output)
         beta, k, alpha = numbers
         return Step("within_map_lrn", {"size": size, "k": k, "alpha": alpha, "beta": beta}), x
 
@@ -278,6 +264,7 @@ class Graph:
         for _ in range(MOST_ALIASES):  # names for names
             if name in self.constants or node is None or node.op_type != "Identity":
                 break
+            self.walked.update(node.output)
             name = node.input[0]
             node = self.made_by.get(name)
         if name in self.constants or node is None:
@@ -297,6 +284,7 @@ class Graph:
             raise ValueError(f"{name[:40]}: a tensor of {shape}")
         if value is None or prod(_shape(value)) != 1:
             raise ValueError(f"{name[:40]}: filled with no number")
+        self.walked.update(node.output)
         return Constant(name, shape, value, filled=True)
 
 
@@ -359,4 +347,6 @@ def _windowed(a: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lrn(a: Mapping[str, Any]) -> dict[str, Any]:
-    return {"size": a.get("size"), "k": a.get("bias", 1.0), "alpha": a.get("alpha", 1e-4), "beta": a.get("beta", 0.75)}
+    """The numbers of a normalization; a size must be said, and where none is, it is 0."""
+    rule = {"k": a.get("bias", 1.0), "alpha": a.get("alpha", 1e-4), "beta": a.get("beta", 0.75)}
+    return {"size": a.get("size", 0), **rule}

@@ -191,7 +191,8 @@ def _numbers(value: torch.Tensor, name: str, where: str) -> torch.Tensor:
 def read_mean(path: Path) -> tuple[NDArray[np.float32], Colour]:
     """A mean image (S, S, 3) in 0..255 and the order of its channels.
 
-    Caffe's .binaryproto, its Python's .npy (3, S, S), or the 2012 program's batches.meta.
+    Caffe's .binaryproto, its Python's .npy (3, S, S), or the 2012 program's batches.meta. WeightsError: the file holds
+    no such image, or values that are not finite.
     """
     if path.suffix == ".binaryproto":
         return caffe.read_mean(path), "BGR"
@@ -199,5 +200,9 @@ def read_mean(path: Path) -> tuple[NDArray[np.float32], Colour]:
         mean = read_npy(path)
         if not isinstance(mean, np.ndarray) or mean.ndim != 3 or len(mean) != 3:
             raise WeightsError(f"{shown(str(path))}: no mean image: expected an array (3, S, S)")
-        return np.ascontiguousarray(mean.transpose(1, 2, 0), dtype=np.float32), "BGR"
+        with np.errstate(over="ignore"):  # of doubles: then they are not finite
+            values = np.ascontiguousarray(mean.transpose(1, 2, 0), dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise WeightsError(f"{shown(str(path))}: holds values that are not finite")
+        return values, "BGR"
     return convnet.read_convnet_mean(path), "RGB"

@@ -260,7 +260,10 @@ def _from_file(path: Path, kind: Kind, where: str, *, named: str | None, classes
     given = found.given
     model = AlexNet(found.variant, found.classes)
     fit(model, given.tensors, where)
-    preprocess = replace(preprocess_of(found.variant), **given.preprocess)
+    preprocess = preprocess_of(found.variant)
+    if given.preprocess.get("colour", preprocess.colour) != preprocess.colour:
+        preprocess = in_other_colour(preprocess)  # its numbers too are then in that order
+    preprocess = replace(preprocess, **given.preprocess)
     if preprocess.side != found.variant.side:
         there, here = preprocess.side, found.variant.side
         raise WeightsError(f"{where}: its pictures are of {there} pixels, expected the {here} of {found.variant.name}")

@@ -21,6 +21,7 @@ from ..data.samples import shown
 from ..errors import WeightsError
 from ..network.variants import ARTICLE, SCOPES, Conv, Linear
 from .foreign import Foreign
+from .protobuf import fields_of, varint
 from .tensors import MOST_AXES
 
 MAGIC = bytes.fromhex("57fb808b247547db")
@@ -28,6 +29,7 @@ FOOTER, TRAILER = 48, 5  # bytes: the end of a table, and what follows each of i
 MOST = 1000  # tensors of a checkpoint, blocks of a table, values of a message; the article's program saves 50 tensors
 MOST_KEY_BYTES = 4096
 MOST_INDEX_BYTES = 1_000_000  # the article's has 1,910
+MOST_BYTES = 2 << 30  # of a V1 file, or of a bundle's tensors together; the article's with Adam's moments have 0.9 GB
 FLOAT = 1  # TensorFlow's number for float32
 PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")  # what follows a bundle's prefix
 EMPTY = memoryview(b"")
@@ -50,10 +52,6 @@ MOST_UPDATES = 90_000  # 0.999 to that power is 0 in float32
 MOST_NAMED = 4
 
 
-class _Refused(Exception):
-    """What is wrong with a checkpoint."""
-
-
 @dataclass(frozen=True)
 class Stored:
     """A tensor of a checkpoint: TensorFlow's number of its type, its shape, and what reads its bytes."""
@@ -72,7 +70,7 @@ def read_checkpoint(path: Path) -> Foreign:
     """
     try:
         return _foreign(read_stored(path))
-    except _Refused as reason:
+    except ValueError as reason:
         raise WeightsError(f"{shown(str(path))}: not read: {reason}") from None
     except OSError as reason:
         raise WeightsError(f"{shown(str(path))}: cannot be read ({reason.strerror})") from None
@@ -82,7 +80,7 @@ def _foreign(there: dict[str, Stored]) -> Foreign:
     names = max((SCOPED, UNSCOPED), key=lambda names: len(there.keys() & names.values()))
     if not there.keys() & names.values():
         called = ", ".join(map(_called, list(there)[:MOST_NAMED]))
-        raise _Refused(f"not of the article's program: its tensors are called {called or 'nothing: there are none'}")
+        raise ValueError(f"not of the article's program: its tensors are called {called or 'nothing: there are none'}")
     slots = {field: {ours: f"{theirs}/{slot}" for ours, theirs in names.items()} for field, slot in SLOTS.items()}
     adams = [*BETAS, *(name for slot in slots.values() for name in slot.values())]
     trained = bool(there.keys() & adams)
@@ -133,7 +131,7 @@ def _foreign(there: dict[str, Stored]) -> Foreign:
 def _none(names: list[str], what: str) -> None:
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        raise _Refused(f"{', '.join(map(_called, names[:MOST_NAMED]))}{more}: {what}")
+        raise ValueError(f"{', '.join(map(_called, names[:MOST_NAMED]))}{more}: {what}")
 
 
 def _called(name: str) -> str:
@@ -145,26 +143,26 @@ def _maps(names: dict[str, str], there: dict[str, Stored]) -> int:
     for ours, name in names.items():
         shape, rank = there[name].shape, 1 if ours.endswith("bias") else 4 if ours.startswith("conv") else 2
         if len(shape) != rank or 0 in shape:
-            raise _Refused(f"{name} ({ours}) is {shape}, expected {rank} {'axes' if rank > 1 else 'axis'}")
+            raise ValueError(f"{name} ({ours}) is {shape}, expected {rank} {'axes' if rank > 1 else 'axis'}")
     maps, name = there[names["conv5.weight"]].shape[3], names["fc6.weight"]
     if there[name].shape[0] % maps:
-        raise _Refused(f"{name} (fc6.weight) is {there[name].shape}, expected rows for {maps} maps")
+        raise ValueError(f"{name} (fc6.weight) is {there[name].shape}, expected rows for {maps} maps")
     return maps
 
 
 def _values(there: dict[str, Stored], name: str) -> torch.Tensor:
     stored = there.pop(name)  # a V1 file's are in memory until then
     if stored.kind != FLOAT:
-        raise _Refused(f"{name} is of TensorFlow's type {stored.kind}, expected {FLOAT} (float32)")
+        raise ValueError(f"{name} is of TensorFlow's type {stored.kind}, expected {FLOAT} (float32)")
     try:
         content = stored.content()
-    except _Refused as reason:
-        raise _Refused(f"{name}: {reason}") from None
+    except ValueError as reason:
+        raise ValueError(f"{name}: {reason}") from None
     if content.nbytes != 4 * prod(stored.shape):
-        raise _Refused(f"{name} is {content.nbytes} bytes, expected {4 * prod(stored.shape)} for {stored.shape}")
+        raise ValueError(f"{name} is {content.nbytes} bytes, expected {4 * prod(stored.shape)} for {stored.shape}")
     values = torch.from_numpy(content.view("<f4").reshape(stored.shape))
     if not torch.isfinite(values).all():
-        raise _Refused(f"{name} holds values that are not finite")
+        raise ValueError(f"{name} holds values that are not finite")
     return values
 
 
@@ -207,13 +205,12 @@ def read_stored(path: Path) -> dict[str, Stored]:
         return _bundle(prefix)
     if prefix == str(path) and path.is_file():
         return _single(path)
-    raise _Refused(f"there is no {shown(Path(prefix).name)}.index, which lists a checkpoint's tensors")
+    raise ValueError(f"there is no {shown(Path(prefix).name)}.index, which lists a checkpoint's tensors")
 
 
 def _bundle(prefix: str) -> dict[str, Stored]:
     index = Path(f"{prefix}.index")
-    if (size := index.stat().st_size) > MOST_INDEX_BYTES:
-        raise _Refused(f"{shown(index.name)} is of {size} bytes; {MOST_INDEX_BYTES} are the most")
+    _at_most(index, MOST_INDEX_BYTES)
     shards = 0
     stored: dict[str, Stored] = {}
     places: dict[Path, list[tuple[int, int, str]]] = {}
@@ -222,14 +219,14 @@ def _bundle(prefix: str) -> dict[str, Stored]:
         if not key:
             shards = _number(fields, 1)
             if _number(fields, 2):
-                raise _Refused("its numbers are big-endian; little-endian ones are read")
+                raise ValueError("its numbers are big-endian; little-endian ones are read")
             continue
         name = _text(key.lstrip(b"\0").partition(b"\0")[0])  # a slice's key goes on behind it
         if key.startswith(b"\0") or 7 in fields:
-            raise _Refused(f"{_called(name)} is saved in slices (a partitioned variable); whole tensors are read")
+            raise ValueError(f"{_called(name)} is saved in slices (a partitioned variable); whole tensors are read")
         shard, begin, size = (_number(fields, field) for field in (3, 4, 5))
         if not shard < shards < 100_000:
-            raise _Refused(f"{_called(name)} lies in shard {shard} of {shards}")
+            raise ValueError(f"{_called(name)} lies in shard {shard} of {shards}")
         path = Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}")
         checksum = int.from_bytes(_bytes(fields, 6), "little")
         content = partial(_from_shard, path, begin=begin, size=size, checksum=checksum)
@@ -237,29 +234,38 @@ def _bundle(prefix: str) -> dict[str, Stored]:
         places.setdefault(path, []).append((begin, size, name))
     for path, parts in places.items():
         if not path.is_file():
-            raise _Refused(f"{shown(path.name)} is missing, in which its tensors lie")
+            raise ValueError(f"{shown(path.name)} is missing, in which its tensors lie")
         end, there = 0, path.stat().st_size
         for begin, size, name in sorted(parts):
             if begin < end or begin + size > there:
-                raise _Refused(
+                raise ValueError(
                     f"{_called(name)} lies at bytes {begin} to {begin + size} of {shown(path.name)}, "
                     f"expected within {end} and {there}"
                 )
             end = begin + size
+    whole = sum(size for parts in places.values() for _, size, _ in parts)
+    if whole > MOST_BYTES:
+        raise ValueError(f"its tensors are of {whole} bytes; {MOST_BYTES} are the most")
     return stored
+
+
+def _at_most(path: Path, most: int) -> None:
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{shown(path.name)} is of {size} bytes; {most} are the most")
 
 
 def _from_shard(path: Path, *, begin: int, size: int, checksum: int) -> NDArray[np.uint8]:
     content = np.fromfile(path, np.uint8, count=size, offset=begin)
     if len(content) < size:
-        raise _Refused(f"{shown(path.name)} ends within it")
+        raise ValueError(f"{shown(path.name)} ends within it")
     if masked(crc32c(content)) != checksum:
-        raise _Refused("its bytes are not those of its checksum: the file is damaged")
+        raise ValueError("its bytes are not those of its checksum: the file is damaged")
     return content
 
 
 def _single(path: Path) -> dict[str, Stored]:
     """A V1 file: first what there is, by name, then the values of each."""
+    _at_most(path, MOST_BYTES)
     kinds: dict[str, tuple[int, tuple[int, ...]]] = {}
     stored: dict[str, Stored] = {}
     for key, value in _table(path):
@@ -271,9 +277,9 @@ def _single(path: Path) -> dict[str, Stored]:
         data = _message(_bytes(fields, 2))
         name = _text(_bytes(data, 1))
         if any(_message(extent) for extent in _parts(_message(_bytes(data, 2)), 1)):
-            raise _Refused(f"{_called(name)} is saved in slices (a partitioned variable); whole tensors are read")
+            raise ValueError(f"{_called(name)} is saved in slices (a partitioned variable); whole tensors are read")
         if name not in kinds or name in stored:
-            raise _Refused(f"{_called(name)}: its values are there twice, or without its shape")
+            raise ValueError(f"{_called(name)}: its values are there twice, or without its shape")
         content = np.frombuffer(_bytes(_message(_bytes(data, 3)), 5), np.uint8)
         stored[name] = Stored(*kinds[name], content.copy)
     return stored
@@ -285,30 +291,30 @@ def _table(path: Path) -> Iterator[tuple[bytes, memoryview]]:
     with path.open("rb") as stream:
         footer = _piece(stream, max(size - FOOTER, 0), FOOTER) if size >= FOOTER else EMPTY
         if footer[-len(MAGIC) :] != MAGIC:
-            raise _Refused(f"{shown(path.name)} is no table of a TensorFlow checkpoint, or was cut short")
+            raise ValueError(f"{shown(path.name)} is no table of a TensorFlow checkpoint, or was cut short")
         _, at = _handle(footer, 0)
         listed, _ = _handle(footer, at)
         end, last, tensors = 0, None, 0
         for blocks, (_, where) in enumerate(_entries(_block(stream, *listed, before=size - FOOTER))):
             (begin, length), _ = _handle(where, 0)
             if begin < end or blocks == MOST:
-                raise _Refused(f"{shown(path.name)}: its blocks overlap, or are more than {MOST}")
+                raise ValueError(f"{shown(path.name)}: its blocks overlap, or are more than {MOST}")
             end = begin + length + TRAILER
             for key, value in _entries(_block(stream, begin, length, before=size - FOOTER)):
                 if (last is not None and key <= last) or tensors == MOST:
-                    raise _Refused(f"{shown(path.name)}: its names are not in order, or more than {MOST}")
+                    raise ValueError(f"{shown(path.name)}: its names are not in order, or more than {MOST}")
                 last, tensors = key, tensors + 1
                 yield key, value
 
 
 def _block(stream: BinaryIO, begin: int, length: int, *, before: int) -> memoryview:
     if begin + length + TRAILER > before:
-        raise _Refused(f"a block at bytes {begin} to {begin + length} of a table of {before}")
+        raise ValueError(f"a block at bytes {begin} to {begin + length} of a table of {before}")
     content = _piece(stream, begin, length + TRAILER)
     if masked(crc32c(content[:-4])) != int.from_bytes(content[-4:], "little"):
-        raise _Refused("the bytes of a block are not those of its checksum: the file is damaged")
+        raise ValueError("the bytes of a block are not those of its checksum: the file is damaged")
     if content[length]:
-        raise _Refused("a block is compressed, as by Snappy in TensorFlow 1.0 and 1.1; save it again by a later one")
+        raise ValueError("a block is compressed, as by Snappy in TensorFlow 1.0 and 1.1; save it again by a later one")
     return content[:length]
 
 
@@ -316,7 +322,7 @@ def _piece(stream: BinaryIO, begin: int, length: int) -> memoryview:
     stream.seek(begin)
     content = stream.read(length)
     if len(content) < length:
-        raise _Refused("a table ends too early")
+        raise ValueError("a table ends too early")
     return memoryview(content)
 
 
@@ -325,70 +331,44 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")  # where the restarts begin
     at, key = 0, b""
     while at < end:
-        shared, at = _varint(block, at)
-        more, at = _varint(block, at)
-        length, at = _varint(block, at)
+        shared, at = varint(block, at)
+        more, at = varint(block, at)
+        length, at = varint(block, at)
         if shared > len(key) or shared + more > MOST_KEY_BYTES or at + more + length > end:
-            raise _Refused("an entry of a table is larger than what is there")
+            raise ValueError("an entry of a table is larger than what is there")
         key = key[:shared] + bytes(block[at : at + more])
         at += more
         yield key, block[at : at + length]
         at += length
     if at != end:
-        raise _Refused("a block of a table is cut short")
+        raise ValueError("a block of a table is cut short")
 
 
 def _handle(content: memoryview, at: int) -> tuple[tuple[int, int], int]:
     """Where a block begins and how long it is; and where the next number stands."""
-    begin, at = _varint(content, at)
-    length, at = _varint(content, at)
+    begin, at = varint(content, at)
+    length, at = varint(content, at)
     return (begin, length), at
 
 
-def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    """A protobuf number of up to 64 bits, and where the next one stands."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(content):
-            break
-        value |= (content[at] & 127) << shift
-        at += 1
-        if content[at - 1] < 128:
-            return value, at
-    raise _Refused("a number without an end")
-
-
 def _message(content: memoryview) -> Fields:
-    fields: Fields = {}
-    at = 0
-    for _ in range(MOST):
-        if at == len(content):
-            return fields
-        tag, at = _varint(content, at)
-        if tag & 7 == 0:
-            value, at = _varint(content, at)
-        else:
-            length = {1: 8, 5: 4}.get(tag & 7)
-            if tag & 7 == 2:
-                length, at = _varint(content, at)
-            if length is None or at + length > len(content):
-                raise _Refused("a message is cut short, or of no known kind")
-            value, at = content[at : at + length], at + length
-        fields.setdefault(tag >> 3, []).append(value)
-    raise _Refused(f"a message of more than {MOST} values")
+    found: Fields = {}
+    for number, value, _ in fields_of(content, most=MOST):
+        found.setdefault(number, []).append(value)
+    return found
 
 
 def _number(fields: Fields, field: int) -> int:
     value = fields.get(field, [0])[-1]
     if not isinstance(value, int):
-        raise _Refused(f"a message's field {field}: expected a number")
+        raise ValueError(f"a message's field {field}: expected a number")
     return value
 
 
 def _parts(fields: Fields, field: int) -> list[memoryview]:
     parts = [value for value in fields.get(field, []) if not isinstance(value, int)]
     if len(parts) != len(fields.get(field, [])):
-        raise _Refused(f"a message's field {field}: expected bytes")
+        raise ValueError(f"a message's field {field}: expected bytes")
     return parts
 
 
@@ -403,7 +383,7 @@ def _text(content: bytes | memoryview) -> str:
 def _shape(content: memoryview) -> tuple[int, ...]:
     axes = _parts(_message(content), 2)
     if len(axes) > MOST_AXES:
-        raise _Refused(f"a shape of {len(axes)} axes; {MOST_AXES} are the most")
+        raise ValueError(f"a shape of {len(axes)} axes; {MOST_AXES} are the most")
     return tuple(_number(_message(axis), 1) for axis in axes)
 
 

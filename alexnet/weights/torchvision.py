@@ -27,6 +27,12 @@ def our_names(theirs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def plain_name(theirs: str) -> str | None:
+    """torchvision's own name of a tensor, without what wrappers put into it; None: it is not one of torchvision's."""
+    match = re.search(f"{NAME.pattern}$", theirs)
+    return f"{match[1]}.{match[2]}.{match[3]}" if match else None
+
+
 def their_names(ours: Iterable[str]) -> dict[str, str]:
     """Our name of each tensor of the variant -> torchvision's: `conv1.weight` -> `features.0.weight`."""
     layers = {ours: theirs for theirs, ours in TORCHVISIONS.items()}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from alexnet.cli import main
 from alexnet.network.build import build
+from alexnet.weights import checkpoint
 from alexnet.weights.run import Run, open_run
 from tests.pictures import write_folder
 
@@ -72,6 +73,39 @@ def test_an_imported_model_trains_on_and_is_judged(folder, capsys):
     assert said(capsys, *words)["last"]["step"] == 1
     picture = next((folder / "set" / "class1").iterdir())
     assert len(said(capsys, "predict", "runs/tuned", str(picture))[0]["predictions"]) == 3
+
+
+def test_an_import_that_could_not_save_is_no_run_and_is_done_again(folder, capsys, monkeypatch):
+    save_file(dict(build("tiny", classes=3, seed=1).state_dict()), folder / "model.safetensors")
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, "ROOM", 1e12)
+        error = said(capsys, "import", "model.safetensors", "--run", "mine", code=2)["error"]
+    assert "could not be saved" in error and (folder / "runs" / "mine" / "recipe.json").exists()
+    assert said(capsys, "import", "model.safetensors", "--run", "mine")["run"] == "runs/mine"
+    assert open_run("runs/mine").classes.keys == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_mean_image_of_no_numbers_is_refused_and_nothing_is_written(value, folder, capsys):
+    save_file(dict(build("tiny", classes=3, seed=1).state_dict()), folder / "model.safetensors")
+    mean = np.full((3, 73, 73), 100.0)
+    mean[1, 2, 3] = value
+    np.save(folder / "mean.npy", mean, allow_pickle=False)
+    words = ("import", "model.safetensors", "--mean", "mean.npy", "--run", "mine")
+    assert said(capsys, *words, code=4)["error"] == "alexnet: mean.npy: holds values that are not finite\n"
+    assert not (folder / "runs").exists()
+
+
+def test_a_mark_before_the_names_of_classes_is_no_part_of_the_first(folder, capsys):
+    save_file(dict(build("tiny", classes=3, seed=1).state_dict()), folder / "model.safetensors")
+    (folder / "names.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\nc\n")
+    said(capsys, "import", "model.safetensors", "--classes", "names.txt", "--run", "mine")
+    assert open_run("runs/mine").classes.keys == ("a", "b", "c")
+    with (folder / "names.txt").open("wb") as stream:
+        stream.truncate((16 << 20) + 1)
+    words = ("import", "model.safetensors", "--classes", "names.txt", "--run", "other")
+    line = "alexnet: --classes names.txt: 16,777,217 bytes, more than the limit of 16,777,216\n"
+    assert said(capsys, *words, code=2)["error"] == line and not (folder / "runs" / "other").exists()
 
 
 def test_another_file_or_folder_is_refused_and_nothing_is_written(folder, capsys):

@@ -236,6 +236,15 @@ def test_a_known_mean_stays_and_an_unknown_one_is_measured(capsys, tmp_path):
     assert unknown is not None and unknown.std() > 1  # of those pictures
 
 
+def test_info_of_a_file_that_several_variants_fit_and_of_one_that_is_a_prefix(capsys, tmp_path):
+    save_file(state_of("paper"), tmp_path / "x.safetensors")
+    assert said(capsys, "info", "x.safetensors", code=2)["line"].endswith("no weights; say --variant")
+    for name in ("paper", "caffe"):
+        assert said(capsys, "info", "x.safetensors", "--variant", name)["variant"] == name
+    tensorflow(tmp_path / "model1.ckpt")
+    assert said(capsys, "info", "model1.ckpt")["variant"] == "article"
+
+
 # Round trips.
 
 
@@ -513,6 +522,7 @@ def test_nothing_is_fetched_offline(capsys, tmp_path, monkeypatch):
     for words, code in (
         (("predict", "imagenet", str(sample())), 4),
         (("export", "imagenet"), 4),
+        (("info", "imagenet"), 4),
         (("train", "digits", "--recipe", "finetune"), 4),
         (("data", "get", "flowers"), 3),
     ):

@@ -34,6 +34,7 @@ from alexnet.training.recipes import recipe
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
 from alexnet.weights.checkpoint import Store
+from alexnet.weights.onnx import graph
 from alexnet.weights.run import preprocess_of
 from tests.checkpoints import put
 from tests.pictures import write_folder
@@ -558,6 +559,14 @@ def test_given_weights_are_matched_by_class(pictures, tmp_path):
     assert torch.equal(job.model.state_dict()["fc8.weight"], kept.model["fc8.weight"])
     assert torch.equal(job.model.state_dict()["fc8.bias"], kept.model["fc8.bias"])
     assert job.preprocess.scale == 1 / 64 and record["recipe"]["scale"]["origin"] == f"--weights {other}"
+
+
+def test_what_is_to_be_known_of_given_weights_is_said(pictures, tmp_path):
+    path, console = tmp_path / "x.onnx", quiet()
+    path.write_bytes(graph(build("tiny", classes=3, seed=1)).SerializeToString())
+    job, _, _ = start.prepare(asked(pictures, tmp_path / "x", recipe="finetune", weights=str(path)), console)
+    assert f"{path}: does not say how its pictures are prepared; taken as tiny's\n" in console.file.getvalue()
+    assert job.mean is None and "mid grey" not in console.file.getvalue()  # the mean is measured
 
 
 def test_the_recipes_scale_takes_the_place_of_the_variants(pictures, tmp_path):

@@ -47,11 +47,9 @@ def inference(images, keep_prob, classes):
             return tf.matmul(x, weights(shape, num)) + biases(shape[-1:])
 
     x = seen["relu1"] = conv(tf.reshape(images, [-1, 224, 224, 3]), "conv1", [11, 11, 3, 96], 224 * 224, stride=4)
-    x = seen["norm1"] = tf.nn.local_response_normalization(x)
-    x = seen["pool1"] = pool(x)
+    x = seen["pool1"] = pool(tf.nn.local_response_normalization(x))
     x = seen["relu2"] = conv(x, "conv2", [5, 5, 96, 256], 96)
-    x = seen["norm2"] = tf.nn.local_response_normalization(x)
-    x = seen["pool2"] = pool(x)
+    x = seen["pool2"] = pool(tf.nn.local_response_normalization(x))
     x = seen["relu3"] = conv(x, "conv3", [3, 3, 256, 384], 256)
     x = seen["relu4"] = conv(x, "conv4", [3, 3, 384, 384], 384)
     x = seen["relu5"] = conv(x, "conv5", [3, 3, 384, 256], 384)
@@ -86,7 +84,6 @@ def article(given, folder):
             session.run(update, {**fed(step, 0.5), rate: given["rate"]})
         tf.train.Saver().save(session, str(folder / "model1.ckpt"))
         last = fed(steps, 1.0)
-        # in one run: a graph of fewer results is fused otherwise, and rounds otherwise
         values, cost, slopes = session.run([seen, loss, gradients], last)
         out = {f"seen {name}": value for name, value in values.items()} | {"loss": cost}
         out |= {f"gradient {one.op.name}": slope for one, slope in zip(variables, slopes, strict=True)}

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.data.classes import Classes
+from alexnet.data.preprocess import MEAN_FILE, in_other_colour
 from alexnet.errors import UsageError, WeightsError
 from alexnet.network.build import AlexNet
 from alexnet.network.cost import shapes
 from alexnet.network.variants import BN, CAFFE, CAFFENET, VARIANTS, Conv, Linear, MaxPool, Variant
 from alexnet.weights.caffe import check_prototxt, read_caffemodel, read_mean, write_caffe
-from alexnet.weights.foreign import to_rgb
+from alexnet.weights.foreign import other_colour
+from alexnet.weights.run import Loaded, open_run, preprocess_of
+from tests.networks import small as few_maps
 
 TOLERANCE = 1e-4  # of the largest value of a layer
 CLASSES = 7
@@ -397,6 +401,23 @@ def test_what_a_file_says_that_no_variant_computes(tmp_path):
     assert found.likely is None and len(found.tensors) == 16 and "does not say what its layers do" in found.notes[0]
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_the_colours_of_a_variant_for_rgb_are_turned_with_its_channels(described, tmp_path, monkeypatch):
+    narrow = few_maps(VARIANTS["torchvision"])
+    monkeypatch.setitem(VARIANTS, "torchvision", narrow)
+    model = of(narrow, lively(narrow))
+    path = tmp_path / "x.caffemodel"
+    write_caffe(model, path, colour="RGB")
+    if not described:  # weights alone
+        path.write_bytes(b"".join(field(100, field(1, name) + b"".join(field(7, blob(value)) for value in values))
+                                  for name, values in blobs_of(other_colour(model.state_dict())).items()))  # fmt: skip
+    loaded = open_run(path, named="torchvision")
+    assert loaded.preprocess == in_other_colour(preprocess_of(narrow)) and len(set(loaded.preprocess.mean)) == 3
+    loaded.take_rgb()
+    assert loaded.preprocess == preprocess_of(narrow)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.model.state_dict().items())
+
+
 def test_half_precision_of_opencvs_own_is_refused(tmp_path):
     layers = net("caffe", FULL)
     (tmp_path / "x.caffemodel").write_bytes(encoded(layers, few(layers)))
@@ -440,6 +461,7 @@ WRONG = {
     "too few values": (of_conv1(field(5, bytes(8)) + SCALE + field(7, field(1, b"\x03"))), "conv1: blob 0: 8 bytes of values, not those of a shape of \\(2, 3\\)"),
     "half a value": (of_conv1(field(5, bytes(7)) + SCALE), "blob 0: 7 bytes"),
     "no values": (of_conv1(field(7, field(1, b"\x00"))), "blob 0: 0 bytes"),
+    "a value without a shape": (of_conv1(field(5, bytes(4))), "conv1: blob 0: 4 bytes of values, not those of a shape of \\(\\)"),
     "an empty blob": (of_conv1(b""), "blob 0: 0 bytes"),
     "a shape beyond all numbers": (of_conv1(field(5, bytes(8)) + field(7, field(1, varint(1 << 62) * 4))), "not those of a shape"),
     "a shape below zero": (of_conv1(field(5, bytes(8)) + field(7, field(1, varint((1 << 64) - 2)))), "not those of a shape"),
@@ -730,10 +752,10 @@ def written(model: AlexNet, tmp_path: Path, images: torch.Tensor, colour) -> dic
 def back_again(model: AlexNet, tmp_path: Path, colour) -> None:
     """What was written is read as the same tensors, bit for bit, and written again as the same bytes."""
     found = read_caffemodel(tmp_path / "y.caffemodel")
-    same = to_rgb(found) if colour == "RGB" else found
+    same = other_colour(found.tensors) if colour == "RGB" else found.tensors
     state = model.state_dict()
-    assert list(same.tensors) == list(state)
-    assert all(torch.equal(value, state[name]) for name, value in same.tensors.items())
+    assert list(same) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in same.items())
     again = AlexNet(model.variant, model.classes)
     again.load_state_dict(found.tensors)
     write_caffe(again, tmp_path / "z.caffemodel", colour="BGR")
@@ -761,8 +783,6 @@ def test_what_is_written_is_the_network_at_full_size(name, tmp_path):
     back_again(model, tmp_path, variant.colour)
     read_back = read_caffemodel(tmp_path / "y.caffemodel")
     assert read_back.likely == name and read_back.notes == ()
-    if name == "torchvision":
-        assert read_back.preprocess == {"colour": "BGR", "mean": variant.mean[::-1], "std": variant.std[::-1]}
 
 
 @pytest.mark.parametrize("name", ["article", "paper", "convnet", "half", "onetower", "tiny"])
@@ -801,21 +821,18 @@ def test_the_same_logits_of_rgb(tmp_path):
         image = np.random.default_rng(0).uniform(0, 255, (3, 71, 71)).astype("f4")
         (tmp_path / "mean").write_bytes(blob(image))
         layers = net(variant.name, widths_of(variant))
-        found = replace(read(encoded(layers, blobs_of(tensors)), tmp_path), mean=read_mean(tmp_path / "mean"))
-        found.preprocess["std"] = (1.0, 2.0, 3.0)
-        folded = to_rgb(found)
+        model = of(variant, read(encoded(layers, blobs_of(tensors)), tmp_path).tensors)
+        bgr = replace(preprocess_of(variant), colour="BGR", mean=MEAN_FILE, std=(1.0, 2.0, 3.0))
+        classes = Classes.of(map(str, range(CLASSES)))
+        run = Loaded("x", model, bgr, read_mean(tmp_path / "mean"), classes, None)
         pixels = torch.randint(0, 256, (2, 71, 71, 3), generator=torch.Generator().manual_seed(1)).float()  # RGB
         logits = []
-        for one, seen in ((found, pixels.flip(-1)), (folded, pixels)):
-            batch = (seen - torch.from_numpy(one.mean)) / torch.tensor(one.preprocess["std"])
+        for seen in (pixels.flip(-1), pixels):
+            batch = (seen - torch.from_numpy(run.mean)) / torch.tensor(run.preprocess.std)
             with torch.inference_mode():
-                logits.append(of(variant, one.tensors)(batch.permute(0, 3, 1, 2).contiguous()).numpy())
+                logits.append(run.model(batch.permute(0, 3, 1, 2).contiguous()).numpy())
+            run.take_rgb()
         assert gap(*logits) <= 1e-5 and np.abs(logits[0]).max() > 1
-        assert folded.preprocess["colour"] == "RGB" and folded.mean.flags.c_contiguous
-        assert (
-            folded.sources["conv1.weight"] == "conv1, blob 0; BGR to RGB"
-            and folded.sources["conv2.bias"] == "conv2, blob 1"
-        )
-        unfolded = of(variant, found.tensors)
+        assert run.preprocess == replace(bgr, colour="RGB", std=(3.0, 2.0, 1.0)) and run.mean.flags.c_contiguous
         with torch.inference_mode():
-            assert gap(unfolded(batch.permute(0, 3, 1, 2)).numpy(), logits[0]) > 100 * TOLERANCE
+            assert gap(of(variant, tensors)(batch.permute(0, 3, 1, 2)).numpy(), logits[0]) > 100 * TOLERANCE

@@ -57,6 +57,10 @@ def set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
+def without_attribute(node: onnx.NodeProto, name: str) -> None:
+    node.attribute.remove(next(one for one in node.attribute if one.name == name))
+
+
 def put(tensor: TensorProto, value: np.ndarray) -> None:
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
 
@@ -321,6 +325,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, onnx.NodeProto]], None], str]] = [
     ("k", lambda n: set_attribute(n["r2"], "bias", 2.0), "norm1: k is 2, expected 1"),
     ("beta", lambda n: set_attribute(n["r6"], "beta", 0.5), "norm2: beta is 0.5, expected 0.75"),
     ("size", lambda n: set_attribute(n["r6"], "size", 3), "norm2: size is 3, expected 5"),
+    ("no size", lambda n: without_attribute(n["r6"], "size"), "norm2: size is 0, expected 5"),
     ("gain", lambda n: set_attribute(n["r24"], "alpha", 0.5), "fc8: alpha is 0.5, expected 1"),
     ("transposed", lambda n: set_attribute(n["r20"], "transA", 1), "fc7: transA is 1, expected 0"),
     ("matrix", lambda n: set_attribute(n["r16"], "transB", 0), "fc6: weight is 9216×4096, expected 4096×9216"),
@@ -543,6 +548,22 @@ def test_damaged_graphs_are_refused(change, match, tmp_path):
     made = graph(lively(VARIANTS["tiny"]))
     change(made)
     with pytest.raises(WeightsError, match=match):
+        read_onnx(written(tmp_path, made))
+
+
+def test_towers_whose_sizes_are_no_constant_are_refused(tmp_path):
+    made = graph(lively(VARIANTS["tiny"]))
+    split = nodes(made)["norm1.split"]
+    split.input.append("sizes")
+    made.graph.node.insert(0, helper.make_node("Shape", [split.input[0]], ["sizes"]))
+    with pytest.raises(WeightsError, match="no AlexNet: norm1.split has no constant for its sizes"):
+        read_onnx(written(tmp_path, made))
+
+
+def test_a_mean_without_its_window_is_refused(tmp_path):
+    made = graph(lively(small(VARIANTS["convnet"])))
+    without_attribute(nodes(made)["wmnorm2.mean"], "kernel_shape")
+    with pytest.raises(WeightsError, match="its normalization within a map has another window than ours"):
         read_onnx(written(tmp_path, made))
 
 
