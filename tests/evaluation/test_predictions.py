@@ -85,7 +85,7 @@ def test_a_fault_without_words_is_named_too(tmp_path, monkeypatch):
         raise pa.ArrowInvalid
 
     monkeypatch.setattr(pq, "ParquetFile", broken)
-    with pytest.raises(DataError, match=r"val\.parquet: cannot be read as predictions \(\)"):
+    with pytest.raises(DataError, match=r"val\.parquet: cannot be read as predictions \(ArrowInvalid\)"):
         read_predictions(tmp_path / "val.parquet")
 
 
