@@ -12,6 +12,7 @@ import json
 import math
 import re
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -470,7 +471,15 @@ def _read_npz(path: Path, layers: Sequence[str] | None) -> Features:
             stream.seek(begin)
             return _mapped(path, stream, begin + one.file_size)
 
-        found = _indexed(where, json.loads(str(member(ABOUT)[()])), member(KEY).tolist(), member(LABEL))
+        def text(name: str) -> NDArray[np.str_]:
+            found = member(name)
+            if found.dtype.kind != "U" or not found.dtype.itemsize:
+                raise ValueError(f"{name} holds {found.dtype}")
+            if found.size and found.reshape(-1).view(np.uint32).max() > sys.maxunicode:
+                raise ValueError(f"{name} has letters that are none")
+            return found
+
+        found = _indexed(where, json.loads(str(text(ABOUT)[()])), text(KEY).tolist(), member(LABEL))
         values = {name: member(name) for name in _chosen(found.about, layers, where)}
     return dataclasses.replace(found, values=values)
 

@@ -258,6 +258,20 @@ def test_no_array_is_more_than_its_bytes(content, files, monkeypatch):
     assert not Path("canary").exists()
 
 
+@pytest.mark.parametrize("name", ["about", "key"])
+def test_letters_that_are_none(name, files, monkeypatch):
+    """numpy keeps four bytes a letter, and any number in them is one to it."""
+    monkeypatch.chdir(files)
+    with zipfile.ZipFile("f.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[f"{name}.npy"] = members[f"{name}.npy"][:-4] + (0x110000).to_bytes(4, "little")
+    with zipfile.ZipFile("f.npz", "w") as archive:
+        for one, content in members.items():
+            archive.writestr(one, content)
+    with pytest.raises(DataError, match=rf"f\.npz: .*{name} has letters that are none"):
+        read_features(Path("f.npz"))
+
+
 def rewritten(path: Path, change) -> Path:
     with h5py.File(path, "r+") as stored:
         change(stored)
