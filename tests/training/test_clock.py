@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from alexnet import stop
-from alexnet.training import start
+from alexnet.training import loop, start
 from alexnet.training.start import Asked
 from tests.pictures import write_folder
 
@@ -51,9 +51,15 @@ def test_a_year_back_and_forth(tmp_path, monkeypatch, leaping):
     start.train(asked, Console(file=io.StringIO()))
     leaping()
     leapt = replace(asked, run=str(tmp_path / "leapt"))
-    asked_at = iter(range(100))
+    ordinary = loop.step
+
+    def stopping(job, *given, number, **more):
+        if number == 3:  # in the middle
+            signal.raise_signal(signal.SIGTERM)
+        return ordinary(job, *given, number=number, **more)
+
     with monkeypatch.context() as patch:
-        patch.setattr(stop, "requested", lambda: next(asked_at) >= 3)  # a signal in the middle
+        patch.setattr(loop, "step", stopping)
         with pytest.raises(start.Stopped):
             start.train(leapt, Console(file=said))
     assert 0 < int((tmp_path / "leapt" / "last").read_text().strip()[5:13]) < 8
