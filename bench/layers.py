@@ -2,7 +2,7 @@
 
 DATA holds train/ and val/. For each layer, from conv1 to fc7: k-NN and a linear classifier, trained on train/ and
 judged on val/ (`alexnet probe`); and the precision at 6, of the six pictures of train/ nearest to each of val/ the
-share of its class (`alexnet neighbours`). The last also for raw pixels, the centre crop that the network is given.
+share of its class (`alexnet neighbours`). The last also for `pixels`, the centre crop that the network is given.
 
     python bench/layers.py RUN DATA [--layers conv1:relu,fc7 ...]
 """
@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,10 @@ from alexnet.evaluation.neighbours import Metric, nearest_of
 from alexnet.evaluation.probe import probe
 from alexnet.weights.run import Loaded, open_run
 
-LAYERS = "conv1:relu,conv2:relu,conv3:relu,conv4:relu,conv5:relu,fc6,fc6:relu,fc7,fc7:relu"
+PIXELS = "pixels"  # what goes in, as a layer
+LAYERS = f"{PIXELS},conv1:relu,conv2:relu,conv3:relu,conv4:relu,conv5:relu,fc6,fc6:relu,fc7,fc7:relu"
 K, BATCH = 6, 64
+METRICS: Final[tuple[Metric, ...]] = ("euclidean", "cosine")
 
 
 def pixels(loaded: Loaded, samples: Samples) -> Iterator[NDArray[np.float32]]:
@@ -59,6 +62,10 @@ def shown(found: dict[str, float]) -> str:
     return f"{100 * found['precision']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
+def said(near: dict[Metric, dict[str, float]]) -> str:
+    return f"precision at {K} " + ", ".join(f"{metric} {shown(found)}" for metric, found in near.items())
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run")
@@ -69,31 +76,26 @@ def main() -> None:
     sets = {name: open_source(a.data / name) for name in ("train", "val")}
     here, there = sets["val"].label, sets["train"].label
     result: list[dict[str, object]] = []
-    for metric in ("euclidean", "cosine"):
-        queries = np.concatenate(list(pixels(loaded, sets["val"])))
-        found = precision(queries, pixels(loaded, sets["train"]), here, there, metric)
-        print(f"raw pixels, {metric}: precision at {K} {shown(found)}", flush=True)
-        result.append({"layer": "pixels", "metric": metric, **found})
-        del queries
     for layer in a.layers.split(","):
+        if layer == PIXELS:
+            queries = np.concatenate(list(pixels(loaded, sets["val"])))
+            near = {
+                metric: precision(queries, pixels(loaded, sets["train"]), here, there, metric) for metric in METRICS
+            }
+            print(f"{PIXELS}: {said(near)}", flush=True)
+            result.append({"layer": PIXELS, "near": near})
+            continue
         with tempfile.TemporaryDirectory() as place:
             features = {}
             for name, samples in sets.items():
                 extract(loaded, samples, [layer], Path(place) / f"{name}.npy", source=name)
                 features[name] = read_features(Path(place) / f"{name}.npy")
-            near = {
-                metric: searched(features["train"], features["val"], layer, there, metric)
-                for metric in ("euclidean", "cosine")
-            }
+            near = {metric: searched(features["train"], features["val"], layer, there, metric) for metric in METRICS}
             row = probe(features["train"], features["val"])["layers"][0]
         parts = [f"{name} {100 * row[name]['top1']:.1f} % [{100 * row[name]['top1_interval'][0]:.1f}, "
                  f"{100 * row[name]['top1_interval'][1]:.1f}]" for name in ("knn", "linear")]  # fmt: skip
         where = " x ".join(map(str, row["probed"]))
-        print(
-            f"{layer}: {', '.join(parts)} (of {where}); precision at {K} "
-            + ", ".join(f"{metric} {shown(found)}" for metric, found in near.items()),
-            flush=True,
-        )
+        print(f"{layer}: {', '.join(parts)} (of {where}); {said(near)}", flush=True)
         result.append({**row, "near": near})
     print(json.dumps(result))
 
