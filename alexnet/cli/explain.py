@@ -17,10 +17,10 @@ def explain(
     by: Literal["gradcam", "occlusion", "integrated-gradients", "guided"] = "gradcam",
     class_: Annotated[str | None, Parameter(name="--class")] = None,
     out: Path | None = None,
-    layer: str = "conv5:relu",
+    layer: str | None = None,
     window: int | None = None,
     stride: int | None = None,
-    steps: int = 64,
+    steps: int | None = None,
     device: str = "auto",
     seed: int = 0,
     variant: str | None = None,
@@ -38,10 +38,10 @@ def explain(
         by: gradcam, occlusion, integrated-gradients or guided (backpropagation)
         class_: a class by its name or number; else the likeliest
         out: the figure, .png or .svg; else figures/explain-BY-IMAGE.png of the run
-        layer: of gradcam, by any world's name: conv5:relu, pool2, features.11
+        layer: of gradcam, by any world's name: pool2, features.11; conv5:relu
         window: of occlusion, its side in pixels; a seventh of the view's
         stride: of occlusion, pixels to the next; half of the window
-        steps: of integrated-gradients, from the mean picture to this one
+        steps: of integrated-gradients, from the mean picture to this one; 64
         device: auto, cpu, cuda or mps
         seed: of an untrained variant's weights
         variant: of a model file, where several have its shapes

@@ -31,7 +31,7 @@ def export_model(
     Parameters:
         run: RUN
         format: onnx, torch-export, safetensors, openvino, caffe or torchvision
-        out: the file to write; RUN's name in this folder
+        out: the file to write, with the format's ending; RUN's name in this folder
         softmax: the file gives probabilities
         uint8: the file takes pixels, uint8 (B, side, side, 3) RGB, and prepares them itself
         int8: quantised (onnx, openvino), by 64 pictures of the run's training or of --pictures
@@ -50,8 +50,7 @@ def export_model(
     from . import console_for
 
     loaded = open_run(run, seed=seed, named=variant)
-    suffix = next((ending for name, ending in SUFFIX.items() if name == format), "")
-    path = out or Path(f"{Path(run).resolve().name if Path(run).exists() else run}{suffix}")
+    path = out or Path(f"{Path(run).resolve().name if Path(run).exists() else run}{SUFFIX.get(format, '')}")
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: there is no folder {path.parent}")
 

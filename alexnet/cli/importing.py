@@ -76,8 +76,7 @@ def import_model(
     if mean is not None:
         loaded.take_mean(*read_mean(mean))
     picture = on or sample()
-    found = compared(loaded, Path(file), kind, seen(loaded, picture))
-    who, differences = found or (None, {})
+    who, differences, why = compared(loaded, Path(file), kind, seen(loaded, picture))
     if not keep_bgr:
         loaded.take_rgb()
     folder = run_named(run or f"{Path(file).name.split('.')[0]}-{model.variant.name}")
@@ -121,7 +120,7 @@ def import_model(
     for name, value in result["preprocess"].items():
         console.print(f"{name}: {value}")
     if who is None:
-        console.print("compared with nothing: no program that runs such a file is installed")
+        console.print(f"compared with nothing: {why}")
     else:
         largest = result["largest_difference"]
         console.print(f"compared with {who}: at most {largest:.1e} of a layer's largest value apart")

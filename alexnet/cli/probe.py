@@ -63,6 +63,11 @@ def probe(
         f"{result['train']} pictures to train on, {result['test']} to judge by{held}, {result['classes']} classes; "
         f"the commonest always: {100 * result['commonest']:.1f} %"
     )
+    if shared := result["shared_names"]:
+        console.print(
+            f"{shared} of the pictures to judge by are among those to train on by name: if they are the same, the "
+            "accuracy is partly memory"
+        )
     table = Table("layer", "values", f"{k}-NN", "95 %", "linear", "95 %")
     for row in result["layers"]:
         values = " x ".join(map(str, row["probed"]))

@@ -25,7 +25,7 @@ def report(
 
     Parameters:
         runs: RUN [RUN ...], run folders
-        out: the file to write; RUN/report.html, of several comparison.html
+        out: the .html to write; RUN/report.html, of several comparison.html
         pictures: how many are shown, 0 to 2000; the rest is named
         json: print one JSON document
     """
@@ -36,6 +36,8 @@ def report(
 
     if not 0 <= pictures <= MOST_PICTURES:
         raise UsageError(f"--pictures {pictures}: must be 0 to {MOST_PICTURES}")
+    if out is not None and out.suffix != ".html":  # it may be a file of another kind, which would be lost
+        raise UsageError(f"--out {out}: expected a name that ends in .html")
     folders = [run_folder(where) for where in runs]
     path = out or (folders[0].report if len(folders) == 1 else Path("comparison.html"))
     page = looking.report(folders, pictures=pictures)

@@ -47,6 +47,29 @@ def is_part(path: Path) -> bool:
     return TAR.fullmatch(path.name) is not None and is_pack(path.parent)
 
 
+def names_part(path: Path) -> bool:
+    """Whether a path is PACK/train or PACK/val, a part of a pack by its name, where no file or folder is."""
+    if path.name not in SETS:
+        return False
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return is_pack(path.parent)
+    except (OSError, ValueError):
+        pass  # which whoever opens it is told
+    return False
+
+
+def pack_part(path: Path) -> Samples:
+    """The pictures of PACK/train or PACK/val. DataError: as `pack_sets`, or the pack has no such part."""
+    train, val = pack_sets(path.parent)
+    if path.name == "train":
+        return train
+    if val is None:
+        raise DataError(f"{shown(str(path))}: the pack {shown(str(path.parent))} has no held-out part")
+    return val
+
+
 def pack_sets(folder: Path) -> tuple[Samples, Samples | None]:
     """(all, None) or (train, val) of a pack. DataError: unfinished, damaged, or of another schema."""
     if not (folder / PACK).is_file():

@@ -20,7 +20,7 @@ from .digits import digits_samples
 from .folders import EMPTY_CLASS, beside, entries, folder_samples, images_below, is_folder, is_junk
 from .ilsvrc import TRAIN_TAR, VAL_TAR, ilsvrc_sets, is_flat_val, is_ilsvrc, train_tar_samples, val_samples
 from .index import indexed
-from .packed import is_pack, is_part, pack_sets
+from .packed import SETS, is_pack, is_part, names_part, pack_part, pack_sets
 from .samples import UNLABELLED, LeftOut, Samples, shown
 from .tars import image_members, in_order, is_tar, members, tar_sets
 
@@ -52,8 +52,8 @@ class Data:
 def open_source(where: str | Path) -> Samples:
     """One set of labelled images, from whatever `where` is.
 
-    That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, a pack, or a part of ILSVRC2012.
-    DataError: nothing there, nothing of the kind, no images, a class without any, or train and val in one.
+    That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, a pack or a part of it
+    (PACK/train, PACK/val), or a part of ILSVRC2012. DataError: nothing there, nothing of the kind, no images, a class without any, or train and val in one.
     """
     return _full(_one(where))
 
@@ -160,8 +160,8 @@ def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
 def open_pictures(where: Sequence[str | Path]) -> Samples:
     """Images as they come: of one source that has classes labelled, as `open_source`, all else as `open_images`.
 
-    Classes have a list, a pack, ILSVRC2012's files, `digits`, a folder with folders or tar shards in it, and a tar
-    whose members lie in folders or have .cls labels. DataError: as these.
+    Classes have a list, a pack or a part of it, ILSVRC2012's files, `digits`, a folder with folders or tar shards in
+    it, and a tar whose members lie in folders or have .cls labels. DataError: as these.
     """
     return open_source(where[0]) if len(where) == 1 and _has_classes(where[0]) else open_images(where)
 
@@ -169,6 +169,8 @@ def open_pictures(where: Sequence[str | Path]) -> Samples:
 def _has_classes(where: str | Path) -> bool:
     path = Path(where)
     if str(where) == "digits" and not path.exists():
+        return True
+    if names_part(path):
         return True
     if not _exists(path).is_dir():
         listed = path.suffix.lower() in (".txt", ".csv")
@@ -187,7 +189,9 @@ def _one(where: str | Path) -> Samples:
     """The images of a source that keeps none apart."""
     train, val = _sets(where)
     if val is not None:
-        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name one of the two")
+        path = Path(where)
+        either = " or ".join(shown(str(path / name)) for name in SETS) if is_pack(path) else "one of the two"
+        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name {either}")
     return train
 
 
@@ -211,6 +215,8 @@ def _sets(where: str | Path) -> tuple[Samples, Samples | None]:
 def _found(where: str | Path) -> tuple[Samples, Samples | None]:
     if str(where) == "digits" and not Path(where).exists():
         return digits_samples(), None
+    if names_part(Path(where)):
+        return pack_part(Path(where)), None
     path = _exists(Path(where))
     if path.is_dir():
         return _folder_sets(path)
@@ -224,8 +230,10 @@ def _found(where: str | Path) -> tuple[Samples, Samples | None]:
         return indexed("list", [path], lambda: (list_samples(path), None), tar=False)
     if is_tar(path):
         if is_part(path):
+            pack, part = path.parent, path.parent / path.name.partition("-")[0]
             raise DataError(
-                f"{shown(str(path))}: a part of a pack, which has its classes; name {shown(str(path.parent))}"
+                f"{shown(str(path))}: a part of a pack, which has its classes; name {shown(str(pack))}, or "
+                f"{shown(str(part))}, all of one part"
             )
         return indexed("tar", [path], lambda: tar_sets([path], VAL_NAMES), tar=True)
     raise DataError(f"{shown(str(path))}: not a data set (expected a folder, a .tar, or a .txt or .csv list)")

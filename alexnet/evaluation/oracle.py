@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,22 @@ Layers = dict[str, NDArray[np.float32]]
 Oracle = Callable[[Loaded, Path, torch.Tensor], Layers]
 
 
+class Compared(NamedTuple):
+    """The program that ran a file, and of each of our layers that it names the largest difference, as a share of the
+    layer's largest value; or why there is none.
+    """
+
+    who: str | None
+    differences: dict[str, float]
+    why: str | None
+
+
 class _NotRun(Exception):
     """The program is there, and does not take the file."""
+
+
+class _NotAsked(Exception):
+    """The program is there, and is not given such a file."""
 
 
 def sample() -> Path:
@@ -44,25 +58,24 @@ def seen(loaded: Loaded, picture: Path) -> torch.Tensor:
     return test_views(torch.from_numpy(image)[None], normalise, views=1)
 
 
-def compared(loaded: Loaded, path: Path, kind: Kind, x: torch.Tensor) -> tuple[str, dict[str, float]] | None:
-    """The program that ran the file on `x` (B, 3, s, s), and of each of our layers that it names the largest
-    difference, as a share of the layer's largest value. None: no program that runs such a file is installed.
+def compared(loaded: Loaded, path: Path, kind: Kind, x: torch.Tensor) -> Compared:
+    """What another program makes of the file on `x` (B, 3, s, s), beside the network that was read from it.
 
     Where it does not run the file, or differs by more than rounding, `loaded.notes` says so.
     """
     found = ORACLES.get((kind, loaded.model.variant.name)) or ORACLES.get((kind, ""))
     if found is None:
-        return None
+        return Compared(None, {}, "no other program is known here that runs such a file")
     who, run = found
     try:
         theirs = run(loaded, path, x)
-    except ImportError:
-        return None
+    except ModuleNotFoundError:
+        return Compared(None, {}, f"{who}, which runs such a file, is not installed")
+    except (ImportError, _NotAsked) as reason:
+        return Compared(None, {}, str(reason))
     except _NotRun as reason:
         loaded.notes.append(f"{loaded.where}: {who} does not run it: {shown(' '.join(str(reason).split())[:200])}")
-        return None
-    if not theirs:
-        return None
+        return Compared(None, {}, f"{who} does not run it")
     with torch.no_grad():
         ours = loaded.model.trace(x, list(theirs))
     largest = {name: float(value.abs().max()) or 1.0 for name, value in ours.items()}
@@ -73,7 +86,7 @@ def compared(loaded: Loaded, path: Path, kind: Kind, x: torch.Tensor) -> tuple[s
     wrong = next((name for name, value in differences.items() if not value <= ROUNDING), None)
     if wrong is not None:
         loaded.notes.append(f"{loaded.where}: {who} computes it otherwise from {wrong} on; one of the two is wrong")
-    return who, differences
+    return Compared(who, differences, None)
 
 
 def by_opencv(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
@@ -122,7 +135,7 @@ def by_onnxruntime(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
     """The nodes of the file that were read, by ONNX Runtime: what its convolutions and matrix products make.
 
     Others could take any memory, so they are left out. Of a graph that prepares its pictures itself, or works out a
-    shape by other nodes, nothing.
+    shape by other nodes, it is given nothing.
     """
     import onnxruntime
     from onnx import ModelProto, ValueInfoProto
@@ -131,13 +144,13 @@ def by_onnxruntime(loaded: Loaded, path: Path, x: torch.Tensor) -> Layers:
     made = ModelProto.FromString(path.read_bytes())
     body, graph = made.graph, Graph(made.graph)
     if graph.pixels:
-        return {}
+        raise _NotAsked("its graph prepares its pictures itself, and such a one ONNX Runtime is not given here")
     products = [step.output for step in graph.steps(graph.input) if step.kind in ("conv", "linear")]
     rows = [row.name for row in loaded.model.variant.layers if isinstance(row, Conv | Linear)]
     kept = [node for node in body.node if _is_read(node, graph.walked)]
     known = {"", graph.input, *graph.constants, *(name for node in kept for name in node.output)}
     if not all(name in known for node in kept for name in node.input):
-        return {}
+        raise _NotAsked("its graph works out a shape by nodes that were not read, which ONNX Runtime is not given here")
     for part in (body.node, body.output, body.sparse_initializer, made.functions, made.training_info):
         del part[:]
     body.node.extend(kept)

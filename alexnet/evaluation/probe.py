@@ -74,6 +74,7 @@ def probe(
         raise DataError(f"{train.where}: pictures of one class only; a probe needs two or more")
     if not 1 <= k <= len(there):
         raise UsageError(f"-k {k}: must be at least 1 and at most the {len(there)} pictures trained on")
+    shared = len(set(train.keys) & set(test.keys)) if test is not None else 0
     commonest = int((here == np.bincount(there).argmax()).sum())
     rows = []
     for name in names:
@@ -87,8 +88,8 @@ def probe(
         rows.append({"layer": name, "shape": list(single.shape[1:]), "probed": list(values.shape[1:]),
                      **_judged(values[~chosen], there, other, here, k)})  # fmt: skip
     return {
-        "split": split, "train": len(there), "test": len(here), "classes": len(np.unique(there)), "k": k,
-        "commonest": commonest / len(here), "layers": rows,
+        "split": split, "train": len(there), "test": len(here), "shared_names": shared,
+        "classes": len(np.unique(there)), "k": k, "commonest": commonest / len(here), "layers": rows,
     }  # fmt: skip
 
 

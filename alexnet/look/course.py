@@ -67,13 +67,14 @@ def _line(record: Record, split: str, name: str, words: str, at: int | None) -> 
 
 
 def _validations(record: Record) -> Node:
-    lines = record.split("val")[-MOST_ROWS:]
+    lines = record.split("val")
+    caption = "Validations" if len(lines) <= MOST_ROWS else f"Validations: the last {MOST_ROWS} of {len(lines)}"
     rates = {int(line["step"]): number(line, "lr") for line in record.split("train")}
     columns = [Column(name, number=True) for name in ("step", "epoch", "loss", "top-1", "top-5", "rate")]
-    return table("Validations", columns, [
+    return table(caption, columns, [
         [f"{int(line['step']):,}", f"{line['epoch']:.2f}", f"{line['loss']:.4f}", percent(line["top1"]),
          percent(line["top5"]), "–" if (rate := rates.get(int(line["step"]))) is None else f"{rate:.3g}"]
-        for line in lines
+        for line in lines[-MOST_ROWS:]
     ])  # fmt: skip
 
 

@@ -32,6 +32,12 @@ from .views import pictured
 
 By = Literal["gradcam", "occlusion", "integrated-gradients", "guided"]
 BY: Final[tuple[By, ...]] = get_args(By)
+OWN: Final[dict[By, tuple[str, ...]]] = {  # what can be chosen of each
+    "gradcam": ("layer",),
+    "occlusion": ("window", "stride"),
+    "integrated-gradients": ("steps",),
+    "guided": (),
+}
 
 LAYER: Final = "conv5:relu"  # of gradcam
 WINDOWS, STRIDES = 7, 2  # an occluding window is a seventh of the side, and moves by half of itself
@@ -103,16 +109,21 @@ def explain(
     *,
     by: By,
     label: int | None = None,
-    layer: str = LAYER,
+    layer: str | None = None,
     window: int | None = None,
     stride: int | None = None,
-    steps: int = STEPS,
+    steps: int | None = None,
     device: torch.device | None = None,
 ) -> Explanation:
     """A picture's stored form, uint8 (S, S, 3) -> what speaks for class `label`, or for the likeliest.
 
-    UsageError: a layer without maps, a window or stride that does not fit, or captum is not installed.
+    UsageError: an option of another method, a layer without maps, a window or stride that does not fit, or captum is
+    not installed.
     """
+    for name, value in (("layer", layer), ("window", window), ("stride", stride), ("steps", steps)):
+        if value is not None and name not in OWN[by]:
+            whose = next(other for other in BY if name in OWN[other])
+            raise UsageError(f"--{name} {value}: not with --by {by}; it is an option of {whose}")
     place = device or torch.device("cpu")
     normalise = Normalise(loaded.preprocess, loaded.mean, place)
     net = loaded.model.to(place)
@@ -145,24 +156,24 @@ def map_of(
     label: int,
     *,
     by: By,
-    layer: str = LAYER,
+    layer: str | None = None,
     window: int | None = None,
     stride: int | None = None,
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """What each pixel of an input (1, 3, s, s) adds to a class, float32 (s, s), and what the method says besides."""
     if find_spec("captum") is None:
         raise UsageError("captum is not installed (pip install 'alexnet[explain]')")
     match by:
         case "gradcam":
-            return gradcam(chain, variant, x, label, layer)
+            return gradcam(chain, variant, x, label, LAYER if layer is None else layer)
         case "occlusion":
             side = x.shape[-1]
             window = max(1, side // WINDOWS) if window is None else window
             stride = max(1, window // STRIDES) if stride is None else stride
             return occlusion(chain, x, label, window=window, stride=stride)
         case "integrated-gradients":
-            return integrated_gradients(chain, x, label, steps=steps)
+            return integrated_gradients(chain, x, label, steps=STEPS if steps is None else steps)
         case "guided":
             found = guided(chain, x, label)
             return found.abs().sum(0), {}

@@ -652,6 +652,11 @@ def _begun(asked: Asked, job: Job, run: Run, record: dict[str, Any], console: Co
             f"{job.recipe.batch_size} ({job.steps / job.epoch_steps:.1f} epochs), {job.precision} on "
             f"{job.device.type}, {torch.get_num_threads()} threads, kernels: {job.model.kernels}",
         )
+    if not finished and job.steps <= (warmup := job.recipe.warmup_steps):
+        console.print(
+            f"all {job.steps} steps are within the warm-up of {warmup}, in which the rate still grows: more --max-time "
+            "or --max-steps, or --set warmup_steps=N, ends it"
+        )
     return finished
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Format = Literal["onnx", "torch-export", "safetensors", "openvino", "torchvision", "caffe"]
-SUFFIX: dict[Format, str] = {
+SUFFIX: dict[str, str] = {
     "onnx": ".onnx",
     "torch-export": ".pt2",
     "safetensors": ".safetensors",
@@ -60,7 +60,7 @@ def export(
     It takes `images` float32 (B, 3, side, side), prepared as its metadata say, or with `pixels` uint8 (B, side, side,
     3) RGB; any B. It gives `logits` (B, classes), or with `softmax` `probabilities`. `calibration`: pictures, as
     `images`, from whose ranges a file in int8 is made. UsageError: a format that is unknown or has not what is asked
-    for; a library that is not installed; a path that cannot be written.
+    for; a name of another ending than the format's; a library that is not installed; a path that cannot be written.
     """
     if format not in get_args(Format):
         raise UsageError(f"--format {format}: unknown; known are {', '.join(get_args(Format))}")
@@ -70,10 +70,10 @@ def export(
         raise UsageError(f"--format {format}: not with --int8; onnx and openvino have it")
     if format in OUTSIDE and pixels:
         raise UsageError(f"--format {format}: not with --uint8; there a picture is prepared before the net")
-    if format == "openvino" and path.suffix != SUFFIX[format]:  # its values would have the name of the net
-        raise UsageError(f"{path}: expected a name that ends in {SUFFIX[format]}")
     if loaded.model.variant.name != OF.get(format, loaded.model.variant.name):
         raise UsageError(f"--format {format}: {loaded.where} is of variant {loaded.model.variant.name}")
+    if path.suffix != (suffix := SUFFIX[format]):  # it may be a file of another kind, which would be lost
+        raise UsageError(f"--out {path}: expected a name that ends in {suffix}, as a file of --format {format} has it")
     said = texts(loaded.model.variant, loaded.classes, loaded.preprocess, loaded.mean)
     try:
         match format:

@@ -144,8 +144,10 @@ def test_what_a_person_sees(capsys, monkeypatch, tmp_path):
     assert ended("compare", tmp_path / "h.npz", tmp_path / "h.npz", "--pictures", 10) == 0
     assert ended("compare", "runs/mine", "runs/theirs") == 0
     assert ended("probe", tmp_path / "h.npz") == 0
+    assert ended("probe", "--train", tmp_path / "h.npz", "--test", tmp_path / "h.npz") == 0
     out, _ = capsys.readouterr()
     for words in ("class1/000.png  (class1)", "24 pictures in both, 10 of them taken; RDMs of correlation", "5 pictures held out by both",
+                  "24 of the pictures to judge by are among those to train on by name",
                   "p = ", "(McNemar, exact)", "19 pictures to train on, 5 to judge by (0.2 of each class held out, seed 0), 3 classes"):  # fmt: skip
         assert words in out, words
 

@@ -57,6 +57,7 @@ def test_what_is_missing_is_said(runs, tmp_path, capsys):
         (["report", "A", "--pictures", "-1"], 2, "--pictures -1"),
         (["report", "A", "--pictures", "2001"], 2, "--pictures 2001"),
         (["report", *["A"] * 9], 2, "9 runs"),
+        (["report", "A", "--out", "picture.png"], 2, "--out picture.png: expected a name that ends in .html"),
         (["report", "A", "--out", "/dev/null/x.html"], 2, "alexnet: /dev/null/x.html: cannot be written"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -150,6 +150,7 @@ def test_an_export_says_what_it_cannot(folder, capsys):
         (("--format", "caffe"), "tiny: conv1: Caffe has no such layer"),
         (("--format", "keras"), "--format keras: unknown"),
         (("--out", "no/such.onnx"), "there is no folder no"),
+        (("--out", "picture.png"), "--out picture.png: expected a name that ends in .onnx"),
     ):
         assert line in said(capsys, "export", "tiny", *words, code=2)["error"]
     assert not [path for path in folder.iterdir() if path.name != "cache"]

@@ -24,7 +24,7 @@ from alexnet.data import pack as packing
 from alexnet.data.loader import pixels
 from alexnet.data.pack import pack
 from alexnet.data.packed import verify
-from alexnet.data.sources import open_data, open_source
+from alexnet.data.sources import open_data, open_held_out, open_pictures, open_source
 from alexnet.data.stats import measure
 from alexnet.errors import BadImage, DataError, Stopped, UsageError
 from alexnet.evaluation import judge
@@ -111,9 +111,30 @@ def test_a_jpeg_pack_is_the_stored_forms_encoded(pictures, tmp_path):
     one = open_source(shutil.copy(tar, tmp_path))  # by itself it is a tar as any other
     assert len(one) == 9 and one.read(0) == found.train.read(9) and one.classes.keys == ("0", "1")
     for name in ("train", "val"):
-        with pytest.raises(DataError, match=rf"{name}-00001\.tar: a part of a pack.*; name {tmp_path / 'out'}$"):
+        says = rf"{name}-00001\.tar: a part of a pack.*; name {tmp_path / 'out'}, or {tmp_path / 'out' / name}, all"
+        with pytest.raises(DataError, match=says):
             open_data(tmp_path / "out" / f"{name}-00001.tar")
     assert verify(tmp_path / "out") == 60
+
+
+@FORMS
+def test_a_part_is_named_as_a_folder_of_its_pack(pictures, tmp_path, monkeypatch, form):
+    out = tmp_path / "out"
+    packed(pictures, out, form)
+    with pytest.raises(DataError, match=rf"out: holds images to train on .*; name {out / 'train'} or {out / 'val'}$"):
+        open_source(out)
+    both = open_data(out)
+    for name, part in (("train", both.train), ("val", both.val)):
+        for found in (open_source(out / name), open_pictures([out / name]), open_held_out(out / name)):
+            assert found.fingerprint() == part.fingerprint() and found.classes == part.classes
+    assert open_data(out / "train", val=out / "val").fingerprint == both.fingerprint
+    monkeypatch.chdir(out)
+    assert open_source("val").keys() == both.val.keys()
+    with pytest.raises(DataError, match="test: no such file or folder"):
+        open_source("test")
+    pack(open_source(pictures), None, tmp_path / "one", form=form, preprocess=TINY, source="x", fingerprint="x")
+    with pytest.raises(DataError, match=r"one/val: the pack .*one has no held-out part$"):
+        open_source(tmp_path / "one" / "val")
 
 
 @pytest.mark.parametrize("theirs", [{"pack": {"pack_format": 4}}, {"form": "quarterly"}, ["train.csv"], "pack", 7])

@@ -1,5 +1,6 @@
 """Another program's run of a file: what it is given of it, and what its agreement proves."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from alexnet.evaluation.oracle import compared
 from alexnet.network.variants import TORCHVISION, VARIANTS
 from alexnet.weights import onnx as onnx_room
+from alexnet.weights.export import export
 from alexnet.weights.foreign import Foreign
 from alexnet.weights.onnx import graph
 from alexnet.weights.run import Loaded, open_run
@@ -57,8 +59,8 @@ def test_onnx_runtime_is_given_the_nodes_that_were_read(change, name, tmp_path, 
     run, path = opened(made, tmp_path)
     notes = list(run.notes)
     found = compared(run, path, "onnx", images(table, 1))
-    assert run.notes == notes and found is not None
-    who, differences = found
+    who, differences, why = found
+    assert run.notes == notes and why is None
     assert who == "ONNX Runtime" and list(differences) == LAYERS and max(differences.values()) <= 1e-4
 
 
@@ -72,7 +74,21 @@ def test_a_shape_that_other_nodes_work_out_is_not_compared(tmp_path):
     made.graph.node.extend([*shape, *nodes])
     run, path = opened(made, tmp_path)
     notes = list(run.notes)
-    assert compared(run, path, "onnx", images(VARIANTS["tiny"], 1)) is None and run.notes == notes
+    found = compared(run, path, "onnx", images(VARIANTS["tiny"], 1))
+    assert found.who is None and "works out a shape" in found.why and run.notes == notes
+
+
+def test_why_nothing_is_compared_is_said(tmp_path, monkeypatch):
+    given = loaded(VARIANTS["tiny"])
+    x = images(VARIANTS["tiny"], 1)
+    (path,) = export(given, tmp_path / "m.onnx", "onnx", pixels=True, softmax=True)
+    assert "prepares its pictures itself" in compared(open_run(path), path, "onnx", x).why
+    (path,) = export(given, tmp_path / "m.safetensors", "safetensors")
+    assert "no other program is known" in compared(open_run(path), path, "safetensors", x).why
+    run, path = opened(graph(given.model), tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = compared(run, path, "onnx", x)
+    assert found == (None, {}, "ONNX Runtime, which runs such a file, is not installed")
 
 
 def test_what_onnx_runtime_does_not_run_is_said(tmp_path):
@@ -81,7 +97,7 @@ def test_what_onnx_runtime_does_not_run_is_said(tmp_path):
     pool = next(node for node in made.graph.node if node.op_type == "Flatten")
     pool.attribute[0].i = 9  # no map has so many axes
     path.write_bytes(made.SerializeToString())
-    assert compared(run, path, "onnx", images(VARIANTS["tiny"], 1)) is None
+    assert compared(run, path, "onnx", images(VARIANTS["tiny"], 1)).why == "ONNX Runtime does not run it"
     assert run.notes[-1].startswith(f"{path}: ONNX Runtime does not run it: ")
 
 
@@ -110,6 +126,6 @@ def test_torchvision_is_given_the_tensors_by_the_files_names():
             sources["fc6.bias"], sources["fc7.bias"] = sources["fc7.bias"], sources["fc6.bias"]
         run = replace(given, given=Foreign(state, sources), notes=[])
         found = compared(run, Path("x.pth"), "pth", x)
-        assert found is not None and found[0] == "torchvision"
-        seen = {name for name, value in found[1].items() if value > 1e-3}
+        assert found.who == "torchvision"
+        seen = {name for name, value in found.differences.items() if value > 1e-3}
         assert ("fc6" in seen) == wrong and "conv5" not in seen and len(run.notes) == wrong

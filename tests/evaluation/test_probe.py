@@ -94,6 +94,13 @@ def test_of_one_file_some_are_held_out_as_training_draws_them(train, tmp_path):
     assert found["test"] == 6 and found["layers"][0]["knn"]["top1"] == found["layers"][0]["linear"]["top1"] == 0
 
 
+def test_pictures_of_both_files_are_counted(train, judged):
+    assert probe(train, judged)["shared_names"] == probe(train)["shared_names"] == 0
+    keys = [*train.keys[:7], *judged.keys[7:]]
+    both = Features("both", judged.about, keys, judged.labels, judged.classes, judged.values)
+    assert probe(train, both)["shared_names"] == 7
+
+
 def test_classes_are_matched_by_name(train, judged):
     names = ("c", "a", "b")
     moved = Features(

@@ -361,6 +361,10 @@ def test_a_class_for_which_nothing_speaks(folder, capsys):
         (("--class", "roses"), 2, "--class roses: none of the 1000 classes"),
         (("--layer", "fc7"), 2, "--layer fc7: fc7 of tiny has no maps"),
         (("--layer", "conv7"), 2, "no layer 'conv7'"),
+        (("--by", "occlusion", "--steps", "8"), 2, "--steps 8: not with --by occlusion; it is an option of integrated"),
+        (("--stride", "0"), 2, "--stride 0: not with --by gradcam; it is an option of occlusion"),
+        (("--by", "guided", "--window", "9"), 2, "--window 9: not with --by guided; it is an option of occlusion"),
+        (("--by", "guided", "--layer", "conv5:relu"), 2, "--layer conv5:relu: not with --by guided; it is an option of"),
         (("--by", "occlusion", "--window", "100"), 2, "--window 100: expected 1 to 64"),
         (("--out", "x.gif"), 2, "x.gif: expected a name that ends in .png or .svg"),
         (("--draw", "always"), 2, "--draw always"),
@@ -397,5 +401,6 @@ def test_a_caffe_model_is_explained(folder, capsys):
     assert loaded.preprocess.colour == "BGR"
     stored = np.array(picture(256, 256))
     for by in BY:
-        one = explain.explain(loaded, stored, by=by, label=1, window=64, stride=64, steps=8)
+        few = {"occlusion": {"window": 64, "stride": 64}, "integrated-gradients": {"steps": 8}}
+        one = explain.explain(loaded, stored, by=by, label=1, **few.get(by, {}))
         assert (one.image == stored[14:241, 14:241]).all() and one.map.shape == (227, 227) and one.map.any()

@@ -20,7 +20,7 @@ from alexnet.evaluation.mistakes import likely_label_errors
 from alexnet.evaluation.paired import mcnemar
 from alexnet.evaluation.predictions import read_predictions
 from alexnet.evaluation.score import wilson
-from alexnet.look import album, paper, report, results
+from alexnet.look import album, course, paper, report, results
 from alexnet.look.record import Record, read, run_folder
 from alexnet.network.variants import variant
 from alexnet.training.adopt import adopt
@@ -287,6 +287,14 @@ def test_what_has_not_begun_says_so(run, tmp_path):
         shutil.copy(run.folder / name, folder)
     page = Read(report.report([Run(folder)], under_way=True).content)
     assert "nothing was trained yet" in page.text and "0 of 40 updates so far" in page.text
+
+
+def test_a_table_that_is_cut_says_so(run, page, monkeypatch):
+    steps = [line["step"] for line in map(json.loads, run.metrics.read_text().splitlines()) if line["split"] == "val"]
+    assert len(steps) > 1 and "Validations" in page.of["caption"]
+    monkeypatch.setattr(course, "MOST_ROWS", 1)
+    cut = Read(report.report([run]).content)
+    assert f"Validations: the last 1 of {len(steps)}" in cut.of["caption"] and "Validations" not in cut.of["caption"]
 
 
 def test_the_number_and_the_bytes_of_pictures_are_bounded(run, page, monkeypatch):

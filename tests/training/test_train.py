@@ -356,6 +356,14 @@ def test_a_short_run_that_learned_nothing_says_so(pictures, tmp_path):
     assert "step 5: the loss is" in console.file.getvalue() and "still at chance" in console.file.getvalue()
 
 
+@pytest.mark.parametrize(("warmup", "says"), [(2, False), (3, True), (4, True)])
+def test_a_run_that_ends_within_the_warm_up_says_so(pictures, tmp_path, warmup, says):
+    console = quiet()
+    start.train(asked(pictures, tmp_path / "run", epochs=None, max_steps=3, set=(f"warmup_steps={warmup}",)), console)
+    said = console.file.getvalue()
+    assert said.count(f"all 3 steps are within the warm-up of {warmup}, ") == says
+
+
 def test_a_loss_at_chance_is_reported(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "STUCK_AFTER", 10)
     console = quiet()

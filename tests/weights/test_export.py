@@ -140,10 +140,11 @@ def test_what_is_refused(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match=match):
             export(given, tmp_path / "m", kind, **asked)
         assert not list(tmp_path.iterdir())
-    for name in ("m.bin", "m"):
-        with pytest.raises(UsageError, match=f"{name}: expected a name that ends in .xml$"):
-            export(given, tmp_path / name, "openvino")
-        assert not list(tmp_path.iterdir())
+    for kind in set(SUFFIX) - set(room.OF):
+        for name in ("picture.png", "m.bin", "m"):
+            with pytest.raises(UsageError, match=f"^--out .*{name}: expected a name that ends in {SUFFIX[kind]}, "):
+                export(given, tmp_path / name, kind)
+            assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="cannot be written"):
         export(given, tmp_path / "nowhere" / "m.onnx", "onnx")
     monkeypatch.setitem(sys.modules, "openvino", None)
