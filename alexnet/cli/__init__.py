@@ -94,6 +94,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 fault`, `2 faults`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 class _Console(Console):
     """A console on which names are no markup, and no orders."""
 

@@ -114,8 +114,10 @@ def _print_features(result: dict[str, Any], console: "Console") -> None:
 
 
 def _print_runs(result: dict[str, Any], console: "Console") -> None:
+    from . import counted
+
     of = {"held out": " held out by both", "others": ""}[result["pictures"]]
-    bad = f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""
+    bad = f", {counted(result['bad_images'], 'bad picture')} counted as wrong" if result["bad_images"] else ""
     console.print(f"{result['count']} pictures{of}{bad}")
     for name in ("a", "b"):
         one = result[name]

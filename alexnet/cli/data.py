@@ -146,13 +146,15 @@ def check(
     from ..data.sources import open_parts
     from ..data.threads import workers_of
     from ..stop import watch
-    from . import console_for
+    from . import console_for, counted
 
     workers_of(workers, least=1)
     if html is not None and not html.parent.is_dir():
         raise UsageError(f"--html {html}: there is no folder {html.parent}")
     console = console_for(json)
-    train, held_out, _ = open_parts(data, val=val, val_fraction=val_fraction, seed=seed)
+    train, held_out, split = open_parts(data, val=val, val_fraction=val_fraction, seed=seed)
+    if held_out is None and "val_names" in split:
+        console.print(f"{shown(data)}: too few pictures to hold some out, as a training would; checked as one set")
     if fix == "move":
         checking.check_movable(train, held_out, data, val)
     with watch():
@@ -172,7 +174,7 @@ def check(
             console.print(_fixed(checking.moves(report, data, val), data, val, move=fix == "move"))
     if faults := report.faults():
         kinds = ", ".join(f"{count} {kind}" for kind, count in faults.items())
-        raise DataError(f"{shown(data)}: {sum(faults.values())} faults: {kinds}")
+        raise DataError(f"{shown(data)}: {counted(sum(faults.values()), 'fault')}: {kinds}")
 
 
 def _print(report: "Report", data: str, console: "Console") -> None:
@@ -182,6 +184,7 @@ def _print(report: "Report", data: str, console: "Console") -> None:
 
     from ..data.check import FAULTS, REMARKS
     from ..data.samples import shown
+    from . import counted
 
     held = len(report) - len(report.train)
     console.print(f"{shown(data)}: {len(report):,} pictures, {len(report.train):,} to train on, {held:,} held out")
@@ -207,7 +210,7 @@ def _print(report: "Report", data: str, console: "Console") -> None:
     if report.leaked:
         share = 100 * report.leaked / held
         console.print(f"{report.leaked:,} of {held:,} held-out pictures ({share:.2f} %) are among those to train on")
-    console.print("nothing found" if not found else f"{sum(report.faults().values()):,} faults")
+    console.print("nothing found" if not found else counted(sum(report.faults().values()), "fault"))
 
 
 def _fixed(chosen: "list[Move]", data: str, val: str | None, *, move: bool) -> str:
@@ -215,13 +218,14 @@ def _fixed(chosen: "list[Move]", data: str, val: str | None, *, move: bool) -> s
     from .. import files
     from ..data import check as checking
     from ..data.samples import shown
+    from . import counted
 
     bad = checking.bad_folder(Path(data))
     if move:
         stay = sum(one.target is None for one in chosen)
         links = f"; {stay} stay, behind a link" if stay else ""
         into = " and ".join(shown(str(checking.bad_folder(Path(one)))) for one in (data, val) if one is not None)
-        return f"{checking.move(chosen)} pictures moved into {into}, none deleted{links}"
+        return f"{counted(checking.move(chosen), 'picture')} moved into {into}, none deleted{links}"
     stream = io.StringIO()
     writer = csv_format.writer(stream, lineterminator="\n")
     writer.writerow(["path", "to", "kind", "detail"])
@@ -230,7 +234,7 @@ def _fixed(chosen: "list[Move]", data: str, val: str | None, *, move: bool) -> s
         writer.writerow([plain(one.path), plain(target), plain(one.kind), plain(one.detail)])
     path = bad.with_name(f"{bad.name}.csv")
     files.write(path, stream.getvalue())
-    return f"{shown(str(path))}: the {len(chosen)} pictures with a fault"
+    return f"{shown(str(path))}: the {counted(len(chosen), 'picture')} with a fault"
 
 
 @app.command

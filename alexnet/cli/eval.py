@@ -54,7 +54,7 @@ def evaluate(
     from ..evaluation.backends import device_for, precision_for
     from ..ranks import keep_memory, multiply_in
     from ..weights.run import is_run
-    from . import console_for, say
+    from . import console_for, counted, say
 
     if data is None and len(runs) > 1 and not is_run(runs[-1]):
         runs, data = runs[:-1], runs[-1]
@@ -106,7 +106,7 @@ def evaluate(
             f"mean per-class accuracy {100 * result['mean_class_accuracy']:.2f} %, loss {result['loss']:.4f}, "
             f"{result['count']} pictures{of[result['pictures']]}, "
             f"{views} view{'s' if views > 1 else ''}"
-            + (f", {result['bad_images']} bad pictures counted as wrong" if result["bad_images"] else ""),
+            + (f", {counted(result['bad_images'], 'bad picture')} counted as wrong" if result["bad_images"] else ""),
         )
         if per_class:
             table = Table("class", "pictures", "right", "top-1")

@@ -81,6 +81,8 @@ def open_data(
     DataError: as `open_source`; fewer than two classes; classes of val that are not train's; `val_names` not found.
     """
     train, held_out, split = open_parts(where, val=val, val_fraction=val_fraction, seed=seed, val_names=val_names)
+    if held_out is None and "val_names" in split:
+        raise DataError(f"{shown(str(where))}: too few images to hold some out; name others with --val")
     _full(train)
     if held_out is not None:
         held_out = _full(held_out).as_classes(train.classes, f"the held-out images of {shown(str(val or where))}")
@@ -101,7 +103,7 @@ def open_parts(
 ) -> tuple[Samples, Samples | None, dict[str, Any]]:
     """(train, val, split) as `open_data` makes them, each part by its own classes, and though unfit to train with:
 
-    one class only, a class without images, other classes in val than in train.
+    one class only, a class without images, other classes in val than in train, too few images to hold some out (None).
     """
     train, held_out = _sets(where)
     if val is not None:
@@ -111,7 +113,7 @@ def open_parts(
     if val_names is None and val_fraction == 0:
         return train, None, {"val_fraction": 0.0}
     train, held_out = _split(train, str(where), val_fraction=val_fraction, seed=seed, val_names=val_names)
-    return train, held_out, {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys()}
+    return train, held_out, {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys() if held_out is not None else []}
 
 
 def open_images(where: str | Path | Sequence[str | Path]) -> Samples:
@@ -374,7 +376,7 @@ def _read(path: Path) -> bytes:
 
 def _split(
     samples: Samples, where: str, *, val_fraction: float, seed: int, val_names: Sequence[str] | None
-) -> tuple[Samples, Samples]:
+) -> tuple[Samples, Samples | None]:
     keys = samples.keys()
     if val_names is not None:
         wanted = set(val_names)
@@ -386,7 +388,7 @@ def _split(
     else:
         chosen = held_out(keys, samples.label, samples.counts(), fraction=val_fraction, seed=seed)
     if not chosen.any() or chosen.all():
-        raise DataError(f"{shown(where)}: too few images to hold some out; name others with val")
+        return samples, None
     return samples.take(np.flatnonzero(~chosen)), samples.take(np.flatnonzero(chosen))
 
 

@@ -598,10 +598,18 @@ def test_check_names_what_is_wrong_and_exits_with_3(ill, tmp_path, capsys):
     assert code == 3 and f"  {broken['path']}: damaged PNG" in out and "held-out pictures (" in out
 
 
+def test_check_of_too_few_to_hold_some_out_is_of_one_set(tmp_path, capsys):
+    write_folder(tmp_path / "few", classes=2, each=1)
+    said = works(["data", "check", tmp_path / "few"], capsys)
+    assert "too few pictures to hold some out, as a training would; checked as one set\n" in said
+    assert "2 pictures, 2 to train on, 0 held out" in said
+    assert json.loads(works(["data", "check", tmp_path / "few", "--json"], capsys))["images"] == 2
+
+
 def test_check_writes_down_what_it_would_move_as_no_spreadsheet_computes(ill, capsys, monkeypatch):
     monkeypatch.chdir(ill)
-    code, _, _ = ended(["data", "check", ".", "--fix", "report", "--val-fraction", "0"], capsys)
-    assert code == 3
+    code, out, err = ended(["data", "check", ".", "--fix", "report", "--val-fraction", "0"], capsys)
+    assert code == 3 and "ill-bad.csv: the 1 picture with a fault\n" in out and ".: 1 fault: 1 truncated" in err
     rows = (ill.parent / "ill-bad.csv").read_text().splitlines()
     assert rows[0] == "path,to,kind,detail" and rows[1].startswith(
         f"'=1+1/000.png,{ill}-bad/=1+1/000.png,truncated,damaged PNG"

@@ -210,7 +210,7 @@ def test_bad_pictures_are_said_of_neighbours_and_of_two_runs(capsys, tmp_path):
         assert ended(*words, *more) == 0
         assert f"bad image {tmp_path}/set/class1/000.png: " in capsys.readouterr().err
     assert ended("compare", "runs/mine", "runs/theirs", "--data", tmp_path / "set", "--bad-images", "skip") == 0
-    assert "6 pictures, 1 bad pictures counted as wrong\n" in capsys.readouterr().out
+    assert "6 pictures, 1 bad picture counted as wrong\n" in capsys.readouterr().out
 
 
 def test_the_end_of_memory_names_no_option_that_a_command_lacks(capsys, monkeypatch):

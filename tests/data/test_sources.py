@@ -21,7 +21,7 @@ from webdataset import tariterators
 from alexnet.data import tars
 from alexnet.data.decode import decode
 from alexnet.data.digits import COUNT
-from alexnet.data.sources import held_out_counts, open_data, open_held_out, open_images, open_source
+from alexnet.data.sources import held_out_counts, open_data, open_held_out, open_images, open_parts, open_source
 from alexnet.errors import BadImage, DataError, UsageError
 from tests.pictures import encoded, picture
 
@@ -365,8 +365,10 @@ def test_what_is_held_out_is_what_is_judged_by(tmp_path):
 
 
 def test_too_few_to_hold_out(tmp_path):
-    with pytest.raises(DataError, match="too few images"):
+    with pytest.raises(DataError, match="too few images to hold some out; name others with --val$"):
         open_data(classes_of(tmp_path, {"a": 1, "b": 1}))
+    train, held_out, split = open_parts(tmp_path)
+    assert (len(train), held_out, split["val_names"]) == (2, None, [])
 
 
 def test_held_out_counts():
