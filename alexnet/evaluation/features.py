@@ -10,7 +10,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -362,10 +362,10 @@ def extract(
         Part(name, path, tuple(said.shapes[name]), np.dtype(dtype)) for name, path in zip(ours, names, strict=True)
     ]
     asked = {name: value for name, value in said.to_json().items() if name not in ANOTHER}
-    lock = out.with_name(f".{out.name}.lock")
+    state_file = out.with_name(f".{out.name}.state")
     try:
-        with files.lock(lock):
-            for path in (out, beside(out), out.with_name(f".{out.name}.state")):
+        with _locked(out.with_name(f".{out.name}.lock"), state_file):
+            for path in (out, beside(out), state_file):
                 files.sweep_unfinished(path)
             if not out.exists():
                 state = _State.of(out, asked, parts, len(samples))
@@ -391,7 +391,7 @@ def extract(
             found = read_features(out, ())
             _same(asked, found.about.to_json(), out, "; name another file, or remove it")
             _refuse(found.about.bad, bad_images)
-            for path in (out.with_name(f".{out.name}.state"), *(names if suffix != NPY else ()), lock):
+            for path in (state_file, *(names if suffix != NPY else ())):
                 path.unlink(missing_ok=True)
     except OSError as reason:
         raise UsageError(f"{shown(str(out))}: cannot be written ({reason.strerror or reason})") from None
@@ -412,6 +412,17 @@ def _room(out: Path, parts: Sequence[Part], state: _State, count: int) -> None:
             f"{shown(str(out))}: {need / 1e9:.2f} GB are needed, and {free / 1e9:.2f} GB are free there; "
             f"--dtype float16 takes half"
         )
+
+
+@contextmanager
+def _locked(lock: Path, state: Path) -> Generator[None]:
+    """Holds `lock`, which goes in the end unless there is a state to go on from."""
+    with files.lock(lock):
+        try:
+            yield
+        finally:
+            if not state.exists():
+                lock.unlink(missing_ok=True)
 
 
 def _grow(
