@@ -53,7 +53,8 @@ def open_source(where: str | Path) -> Samples:
     """One set of labelled images, from whatever `where` is.
 
     That is `digits`, a folder of class folders, a list, a tar, a folder of tar shards, a pack or a part of it
-    (PACK/train, PACK/val), or a part of ILSVRC2012. DataError: nothing there, nothing of the kind, no images, a class without any, or train and val in one.
+    (PACK/train, PACK/val), or a part of ILSVRC2012. DataError: nothing there, nothing of the kind, no images, a class
+    without any, or train and val in one.
     """
     return _full(_one(where))
 
@@ -113,7 +114,8 @@ def open_parts(
     if val_names is None and val_fraction == 0:
         return train, None, {"val_fraction": 0.0}
     train, held_out = _split(train, str(where), val_fraction=val_fraction, seed=seed, val_names=val_names)
-    return train, held_out, {"val_fraction": val_fraction, "seed": seed, "val_names": held_out.keys() if held_out is not None else []}
+    names = held_out.keys() if held_out is not None else []
+    return train, held_out, {"val_fraction": val_fraction, "seed": seed, "val_names": names}
 
 
 def open_images(where: str | Path | Sequence[str | Path]) -> Samples:

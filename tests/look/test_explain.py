@@ -364,7 +364,7 @@ def test_a_class_for_which_nothing_speaks(folder, capsys):
         (("--by", "occlusion", "--steps", "8"), 2, "--steps 8: not with --by occlusion; it is an option of integrated"),
         (("--stride", "0"), 2, "--stride 0: not with --by gradcam; it is an option of occlusion"),
         (("--by", "guided", "--window", "9"), 2, "--window 9: not with --by guided; it is an option of occlusion"),
-        (("--by", "guided", "--layer", "conv5:relu"), 2, "--layer conv5:relu: not with --by guided; it is an option of"),
+        (("--by", "guided", "--layer", "conv5:relu"), 2, "--layer conv5:relu: not with --by guided"),
         (("--by", "occlusion", "--window", "100"), 2, "--window 100: expected 1 to 64"),
         (("--out", "x.gif"), 2, "x.gif: expected a name that ends in .png or .svg"),
         (("--draw", "always"), 2, "--draw always"),
