@@ -1,6 +1,7 @@
 """The log of a run, read back."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,26 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """
     try:
         with files.bounded(path, files.MOST_JSON) as stream:
-            lines = stream.read().split(b"\n")
+            for at, line in enumerate(stream, 1):
+                where = f"{path}: line {at}"
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    value = DECODER.decode(line.decode())
+                except (ValueError, RecursionError):
+                    raise UsageError(f"{where}: cannot be read as JSON") from None
+                yield where, value
     except FileNotFoundError:
         return
     except OSError as reason:
         raise UsageError(f"{path}: cannot be read ({reason.strerror})") from None
-    for at, line in enumerate(lines[:-1], 1):
-        where = f"{path}: line {at}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            raise UsageError(f"{where}: cannot be read as JSON") from None
-        yield where, value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {sys.intern(name): value for name, value in pairs}
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)  # the names of a long run's lines stand in memory once
 
 
 def _record(record: Any, where: str) -> dict[str, Any]:
