@@ -20,7 +20,7 @@ ORACLE = Path(__file__).with_name("tensorflow_oracle.py")
 
 def tensorflow(tmp_path: Path, program: Path = ORACLE, **given: np.ndarray) -> dict[str, np.ndarray]:
     np.savez(tmp_path / "in.npz", **given)
-    # without oneDNN, whose pooling sends a gradient elsewhere than TensorFlow's own where values are nearly equal
+    # without oneDNN, with which TensorFlow's gradients are at times not those of float64 (docs/log.md)
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_ENABLE_ONEDNN_OPTS": "0"}
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],
