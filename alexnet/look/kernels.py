@@ -82,6 +82,17 @@ def read_kernels(run: Run) -> NDArray[np.float32]:
     return kernels
 
 
+def last_whole_epoch(kernels: NDArray[np.float32]) -> int | None:
+    """The last epoch of kernels (epochs, O, 3, k, k) that is known, read from the end in blocks of PIECE bytes."""
+    block = max(1, files.PIECE // kernels[0].nbytes)
+    for end in range(len(kernels), 0, -block):
+        begin = max(0, end - block)
+        whole = whole_epochs(kernels[begin:end])
+        if len(whole):
+            return begin + int(whole[-1])
+    return None
+
+
 def whole_epochs(kernels: NDArray[np.float32]) -> NDArray[np.int64]:
     """Which of the epochs of kernels (epochs, O, 3, k, k) are known: one that could not be written is NaN."""
     return np.flatnonzero(np.isfinite(kernels).all((1, 2, 3, 4)))

@@ -21,7 +21,7 @@ from ..evaluation.predictions import Predictions, fitting, read_predictions
 from ..network.variants import Conv, Variant, variant
 from ..weights import checkpoint
 from ..weights.run import Run, run_of, under_runs
-from .kernels import read_kernels, whole_epochs
+from .kernels import last_whole_epoch, read_kernels
 from .metrics import read_lines, read_metrics
 
 Line = dict[str, Any]  # of metrics.jsonl
@@ -155,9 +155,9 @@ def _take_kernels(record: Record, *, checkpoints: bool) -> None:
     where: Path | None = run.kernels
     if run.kernels.exists():
         kept = read_kernels(run)
-        whole = whole_epochs(kept)
-        if len(whole):
-            kernels, record.kernels_of = kept[whole[-1]], f"after epoch {whole[-1] + 1}"
+        whole = last_whole_epoch(kept)
+        if whole is not None:
+            kernels, record.kernels_of = kept[whole], f"after epoch {whole + 1}"
     if kernels is None and checkpoints:
         best = run.pointer("best")
         where = best or run.pointer("last")

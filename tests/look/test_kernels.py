@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alexnet.look.kernels import kernel_sheet, towers_at, towers_of
+from alexnet import files
+from alexnet.look.kernels import kernel_sheet, last_whole_epoch, towers_at, towers_of
 from alexnet.network.variants import VARIANTS
 
 
@@ -64,3 +65,14 @@ def test_the_classes_stand_in_no_tower():
     for variant in VARIANTS.values():
         apart = {row.name: towers_at(variant, row.name) for row in variant.layers}
         assert apart.pop("fc8") == 1 and set(apart.values()) == {towers_of(variant)}
+
+
+@pytest.mark.parametrize("piece", [1, 400, 1 << 24])
+def test_the_last_epoch_that_is_known_whatever_the_block(piece, monkeypatch):
+    monkeypatch.setattr(files, "PIECE", piece)
+    kept = np.zeros((7, 2, 3, 2, 2), np.float32)
+    assert last_whole_epoch(kept) == 6
+    kept[5:, 0, 0, 0, 0] = np.nan
+    assert last_whole_epoch(kept) == 4
+    kept[:, 1] = np.nan
+    assert last_whole_epoch(kept) is None
