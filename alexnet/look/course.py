@@ -10,7 +10,7 @@ from PIL import Image
 from .drawing import COLOURS, Line, chart, parts_bar
 from .kernels import kernel_sheet, towers_of
 from .page import Column, Node, behind, lacking, node, note, percent, png, table
-from .record import Record, number
+from .record import Record
 
 MOST_WIDE: Final = 640  # pixels of the sheet of kernels
 MOST_ROWS: Final = 200  # of the table behind the curves
@@ -48,14 +48,14 @@ def curves(records: Sequence[Record]) -> Node:
              "line before."),
         [lacking(words) for words in absent],
         [behind(f"The validations as a table{f': {record.name}' if several else ''}", _validations(record))
-         for record in there if record.split("val")],
+         for record in there if record.log.count("val")],
     )  # fmt: skip
 
 
 def _line(record: Record, split: str, name: str, words: str, at: int | None) -> Line | None:
     """The values of one name over the epochs; None where there are none."""
-    pairs = [(number(line, "epoch"), number(line, name)) for line in record.split(split)]
-    points = np.array([(x, y) for x, y in pairs if x is not None and y is not None])
+    points = np.stack([record.log.column(split, "epoch"), record.log.column(split, name)], 1)
+    points = points[np.isfinite(points).all(1)]
     if not len(points):
         return None
     held_out = split == "val"
@@ -67,14 +67,17 @@ def _line(record: Record, split: str, name: str, words: str, at: int | None) -> 
 
 
 def _validations(record: Record) -> Node:
-    lines = record.split("val")
-    caption = "Validations" if len(lines) <= MOST_ROWS else f"Validations: the last {MOST_ROWS} of {len(lines)}"
-    rates = {int(line["step"]): number(line, "lr") for line in record.split("train")}
+    log = record.log
+    count = log.count("val")
+    caption = "Validations" if count <= MOST_ROWS else f"Validations: the last {MOST_ROWS} of {count}"
+    rates = dict(zip(log.column("train", "step").tolist(), log.column("train", "lr").tolist(), strict=True))
     columns = [Column(name, number=True) for name in ("step", "epoch", "loss", "top-1", "top-5", "rate")]
+    lines = zip(*(log.column("val", name)[-MOST_ROWS:].tolist() for name in ("step", "epoch", "loss", "top1", "top5")),
+                strict=True)  # fmt: skip
     return table(caption, columns, [
-        [f"{int(line['step']):,}", f"{line['epoch']:.2f}", f"{line['loss']:.4f}", percent(line["top1"]),
-         percent(line["top5"]), "–" if (rate := rates.get(int(line["step"]))) is None else f"{rate:.3g}"]
-        for line in lines[-MOST_ROWS:]
+        [f"{int(step):,}", f"{epoch:.2f}", f"{loss:.4f}", percent(top1), percent(top5),
+         f"{rates[step]:.3g}" if step in rates else "–"]
+        for step, epoch, loss, top1, top5 in lines
     ])  # fmt: skip
 
 
@@ -100,7 +103,12 @@ def kernels(record: Record) -> Node:
 
 def seconds(record: Record) -> float:
     """Of training, as far as its log tells: validations and saves are not in it."""
-    return sum(number(line, "seconds") or 0.0 for line in record.split("train"))
+    return total(record, "seconds")
+
+
+def total(record: Record, name: str) -> float:
+    """The sum of a name over the lines of training."""
+    return float(np.nansum(record.log.column("train", name)))
 
 
 def lasting(spent: float) -> str:
@@ -115,18 +123,14 @@ def where_time_went(record: Record) -> Node:
     whole = seconds(record)
     if whole <= 0:
         return lacking(record.lacking.get("log", "the log tells of no time"))
-    lines = record.split("train")
-
-    def total(name: str) -> float:
-        return sum(number(line, name) or 0.0 for line in lines)
-
-    parts = [(words, min(max(total(name) / whole, 0.0), 1.0)) for name, words in SPENT]
+    parts = [(words, min(max(total(record, name) / whole, 0.0), 1.0)) for name, words in SPENT]
     parts.append(("the network: forward, backward, update", max(0.0, 1 - sum(share for _, share in parts))))
     rows = [[[node("svg", node("rect", width=10, height=10, class_=f"part part{n}"), viewBox="0 0 10 10", width=10,
                    height=10, aria_hidden="true"), " ", words], lasting(share * whole), percent(share)]
             for n, (words, share) in enumerate(parts)]  # fmt: skip
-    beside = [[f"{words}, by threads, meanwhile", lasting(total(name)), "beside it"] for name, words in THREADS]
-    images = sum((number(line, "seconds") or 0.0) * (number(line, "images_per_second") or 0.0) for line in lines)
+    beside = [[f"{words}, by threads, meanwhile", lasting(total(record, name)), "beside it"] for name, words in THREADS]
+    spent, speed = record.log.column("train", "seconds"), record.log.column("train", "images_per_second")
+    images = float(np.nansum(spent * speed))
     columns = [Column("what"), Column("time", number=True), Column("share", number=True)]
     return node("div", parts_bar(parts), table("Where the time went", columns, [*rows, *beside]),
                 note(f"{lasting(whole)} of training, {images / whole:,.1f} pictures a second; validations and saves "

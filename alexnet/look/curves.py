@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..weights.run import Run
 from .figures import CYCLE, FAINT, PALE, WIDTH, short
-from .metrics import read_metrics
+from .metrics import Log, read_metrics
 
 POINTS: Final = 120  # of a training's line: more are averaged
 DASHES: Final = (0, (2, 1))  # of what was measured in training
@@ -30,11 +30,12 @@ class Trained:
     """A run and its log."""
 
     run: Run
-    records: list[dict[str, Any]]
+    log: Log
 
-    def values(self, split: str, what: str) -> dict[int, tuple[float, float]]:
+    def values(self, split: str, what: str) -> dict[float, tuple[float, float]]:
         """Step -> (epoch, value)."""
-        return {one["step"]: (one["epoch"], one[what]) for one in self.records if one["split"] == split}
+        step, epoch, value = (self.log.column(split, name).tolist() for name in ("step", "epoch", what))
+        return dict(zip(step, zip(epoch, value, strict=True), strict=True))
 
     def best(self) -> float | None:
         """The least error of its validations; None: there was none."""
@@ -101,10 +102,10 @@ def together(seeds: Sequence[Trained], split: str, what: str) -> NDArray[np.floa
 
 
 def _read(run: Run) -> Trained:
-    records = [one for one in read_metrics(run) if one["split"] in ("train", "val")]
-    if not records:
+    log = read_metrics(run)
+    if not log.count("train") + log.count("val"):
         raise UsageError(f"{run.metrics}: missing or empty: nothing was trained here that could be drawn")
-    return Trained(run, records)
+    return Trained(run, log)
 
 
 def _line(axes: Axes, seeds: Sequence[Trained], split: str, what: str, **look: Any) -> None:

@@ -1,10 +1,15 @@
 """The log of a run, read back."""
 
 import json
-import sys
-from collections.abc import Iterator
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import files
 from ..errors import UsageError
@@ -15,13 +20,53 @@ NUMBERS = {"train": ("loss", "top1", "lr"), "val": ("loss", "top1", "top5"), "la
 MOST = 1e300  # beyond it a whole number is no float
 
 
-def read_metrics(run: Run) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, in their order; [] where there is no such file, or nothing in it.
+class Log:
+    """The numbers of a run's log, eight bytes each: a run of days has a million lines. Others, and names within an
+    object, are left out.
+    """
+
+    def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
+        self._columns: dict[str, dict[str, array[float]]] = defaultdict(dict)
+        self._counts: dict[str, int] = dict.fromkeys(NUMBERS, 0)
+        self.step, self.epoch = 0, 0.0  # of the last line
+        for line in lines:
+            self.add(line)
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def add(self, line: dict[str, Any]) -> None:
+        """A line behind those before it, with what NUMBERS asks for."""
+        split = line["split"]
+        columns, before = self._columns[split], self._counts[split]
+        for name, value in line.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST < value < MOST:
+                continue
+            column = columns.setdefault(name, array("d"))
+            column.extend([math.nan] * (before - len(column)))
+            column.append(value)
+        self._counts[split] += 1
+        self.step, self.epoch = int(line["step"]), float(line["epoch"])
+
+    def count(self, split: str) -> int:
+        """Lines of a split."""
+        return self._counts[split]
+
+    def column(self, split: str, name: str) -> NDArray[np.float64]:
+        """The values of a name in the lines of a split, in their order; NaN where a line has no finite number there."""
+        values = np.full(self._counts[split], np.nan)
+        if (kept := self._columns[split].get(name)) is not None:
+            values[: len(kept)] = kept
+        return values
+
+
+def read_metrics(run: Run) -> Log:
+    """The lines of metrics.jsonl, in their order; none where there is no such file, or nothing in it.
 
     A last line that was cut short, by a kill or because it is being written, is left out. UsageError names the file,
     the line and the field: no JSON object, or `step`, `epoch`, `split` or a number of its split is missing.
     """
-    return [_record(value, where) for where, value in read_lines(run.metrics)]
+    return Log(_record(value, where) for where, value in read_lines(run.metrics))
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -36,7 +81,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    value = DECODER.decode(line.decode())
+                    value = json.loads(line.decode())
                 except (ValueError, RecursionError):
                     raise UsageError(f"{where}: cannot be read as JSON") from None
                 yield where, value
@@ -44,13 +89,6 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
         return
     except OSError as reason:
         raise UsageError(f"{path}: cannot be read ({reason.strerror})") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {sys.intern(name): value for name, value in pairs}
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_object)  # the names of a long run's lines stand in memory once
 
 
 def _record(record: Any, where: str) -> dict[str, Any]:

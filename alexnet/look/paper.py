@@ -182,7 +182,7 @@ def settings(record: Record) -> list[tuple[str, list[Setting]]]:
     drops = f"{plain(_of(rule, 'schedule'))}" + (
         f", {plain(_of(rule, 'lr_drops'))} times by {plain(_of(rule, 'lr_factor'))}" if _of(rule, "lr_drops") else ""
     )
-    epochs = record.log[-1]["epoch"] if record.log else None
+    epochs = record.log.epoch if record.log else None
     spent = seconds(record)
     training = [
         _equal(rule, "batch size", "128", "batch_size", 128),

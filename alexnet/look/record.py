@@ -1,6 +1,5 @@
 """A run as its folder tells it, for who looks at it: what is there as values, what is not in words."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,7 @@ from ..network.variants import Conv, Variant, variant
 from ..weights import checkpoint
 from ..weights.run import Run, run_of, under_runs
 from .kernels import last_whole_epoch, read_kernels
-from .metrics import read_lines, read_metrics
-
-Line = dict[str, Any]  # of metrics.jsonl
+from .metrics import Log, read_lines, read_metrics
 
 
 @dataclass
@@ -44,7 +41,7 @@ class Record:
     preprocess: Preprocess
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
-    log: list[Line] = field(default_factory=list)
+    log: Log = field(default_factory=Log)
     predictions: Predictions | None = None
     kernels: NDArray[np.float32] | None = None
     kernels_of: str = ""
@@ -53,10 +50,6 @@ class Record:
     train: Samples | None = None
     val: Samples | None = None
     lacking: dict[str, str] = field(default_factory=dict)
-
-    def split(self, name: str) -> list[Line]:
-        """The lines of metrics.jsonl of one split, in their order."""
-        return [line for line in self.log if line["split"] == name]
 
     @cached_property
     def names(self) -> list[str]:
@@ -74,11 +67,6 @@ class Record:
     def imported(self) -> bool:
         """Whether another program trained it."""
         return self.recipe["steps"]["origin"] == "import"
-
-    @property
-    def step(self) -> int:
-        """Updates done, as far as the log tells."""
-        return int(self.log[-1]["step"]) if self.log else 0
 
     @property
     def steps(self) -> int:
@@ -196,11 +184,3 @@ def _changes(path: Path) -> list[tuple[int, str, str, str]]:
                 for one in kept for it in one["changes"]]  # fmt: skip
     except (LookupError, TypeError, ValueError):
         raise DataError(f"{path}: not what a run writes there") from None
-
-
-def number(line: Line, name: str) -> float | None:
-    """A number of a line of the log; None where it has none."""
-    value = line.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

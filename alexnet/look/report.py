@@ -162,10 +162,10 @@ def _in_short(record: Record) -> str:
     """Variant, recipe, data and how far it is, in a line."""
     if record.imported:
         done = "imported"
-    elif record.step >= record.steps:
+    elif record.log.step >= record.steps:
         done = f"{record.steps:,} updates"
     else:
-        done = f"{record.step:,} of {record.steps:,} updates so far"
+        done = f"{record.log.step:,} of {record.steps:,} updates so far"
     source = f" on {shown(Path(record.data['source']).name)}" if record.data is not None else ""
     named = settings.value(record, "name")
     return f"variant {record.variant.name}, recipe {named}{source}, {len(record.classes):,} classes, {done}"

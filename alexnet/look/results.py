@@ -14,7 +14,7 @@ from ..evaluation.score import wilson
 from .album import Album
 from .drawing import reliability, share_bar
 from .page import Cell, Column, Node, behind, lacking, node, note, percent, table
-from .record import Line, Record, number
+from .record import Record
 
 MATRIX: Final = 20  # classes whose confusions are one table; of more, the pairs
 FEW: Final = 8  # classes whose names stand beside each other over a matrix
@@ -65,23 +65,26 @@ def _said(record: Record) -> Predictions:
     return record.predictions
 
 
-def best_line(record: Record) -> Line | None:
-    """The log's line of the best validation: the highest top-1, of several such the lowest loss."""
-    lines = record.split("val")
-    return max(lines, key=lambda line: (line["top1"], -line["loss"])) if lines else None
+def best_line(record: Record) -> dict[str, float] | None:
+    """The log's numbers of the best validation: the highest top-1, of several such the lowest loss, then the first."""
+    if not record.log.count("val"):
+        return None
+    of = {name: record.log.column("val", name) for name in ("step", "loss", "top1", "top5", "count")}
+    at = np.lexsort((of["loss"], -of["top1"]))[0]
+    return {name: float(column[at]) for name, column in of.items()}
 
 
 def headline_of(record: Record) -> Headline | None:
     """The run's score, from its predictions, or its log where it has none."""
-    best, validations = best_line(record), len(record.split("val"))
+    best, validations = best_line(record), record.log.count("val")
     if record.predictions is not None:
         said = record.predictions
         right = int(said.right().sum())
         step = int(best["step"]) if best and abs(best["top1"] - right / len(said)) < 1e-6 else None
         return Headline(len(said), right, int(said.right(5).sum()) if len(record.classes) > 5 else None,
                         float(said.loss[~said.bad].mean()), step, validations, int(said.bad.sum()))  # fmt: skip
-    count = number(best, "count") if best else None
-    if best is None or not count:
+    count = best["count"] if best else 0.0
+    if best is None or not count > 0:
         return None
     correct = [round(best[name] * count) for name in ("top1", "top5")]
     if not 0 <= correct[0] <= correct[1] <= count:

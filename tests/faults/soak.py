@@ -46,14 +46,14 @@ def soak(minutes: float, source: Path, *, most: float = MB_A_MINUTE, seed: int =
         child.join()
         times, memory, threads, files = zip(*seen, strict=True)
         slope = statistics.linear_regression(times, memory).slope
-        # a save and a validation have threads and files of their own while they last
-        steady = max(threads[len(threads) // 2 :]) <= max(threads[: len(threads) // 2]) + 1
-        shut = max(files[len(files) // 2 :]) <= max(files[: len(files) // 2]) + 1
+        # a save and a validation have threads and files of their own while they last: what stays is the least of many
+        half = len(seen) // 2
+        stay = all(min(count[half:]) <= min(count[:half]) for count in (threads, files))
         asked = f"memory rising less than {most:.0f} MB a minute, threads and files constant"
         said = (f"{slope:+.3f} MB a minute ({memory[0]:.0f} to {memory[-1]:.0f} MB), threads {min(threads)} to "
                 f"{max(threads)}, files {min(files)} to {max(files)}, exit {child.exitcode}")  # fmt: skip
         yield Row(f"{minutes:g} minutes of training", len(seen), asked, said,
-                  alive and slope < most and steady and shut and child.exitcode == 75)  # fmt: skip
+                  alive and slope < most and stay and child.exitcode == 75)  # fmt: skip
 
 
 def stall(times: int, variant: str = "paper", seed: int = 0) -> Iterable[Row]:

@@ -7,7 +7,7 @@ from matplotlib.collections import FillBetweenPolyCollection
 from alexnet.errors import UsageError
 from alexnet.look.curves import POINTS, Trained, draw_curves, grouped, together
 from alexnet.look.figures import style
-from alexnet.look.metrics import read_metrics
+from alexnet.look.metrics import Log, read_metrics
 from tests.look.runs import folder, log
 from tests.look.words import crowded, said
 
@@ -63,11 +63,11 @@ def test_what_differs_in_more_than_the_seed_is_another_training(tmp_path, change
 
 def test_only_the_steps_that_all_seeds_have_are_averaged(tmp_path):
     short, long = (
-        Trained(folder(tmp_path / str(n), records=log(loss=1, top1=0, steps=n)), log(loss=n, top1=0, steps=n))
+        Trained(folder(tmp_path / str(n), records=log(loss=1, top1=0, steps=n)), Log(log(loss=n, top1=0, steps=n)))
         for n in (20, 40)
     )
     assert np.allclose(together([long, short], "train", "loss"), [[0.5, 1], [30, 15], [20, 10], [40, 20]])
-    assert together([long, Trained(short.run, [])], "val", "loss").shape == (4, 0)
+    assert together([long, Trained(short.run, Log())], "val", "loss").shape == (4, 0)
 
 
 def test_a_long_log_is_averaged_into_points(tmp_path):

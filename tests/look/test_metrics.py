@@ -2,12 +2,14 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alexnet.errors import UsageError
-from alexnet.look.metrics import read_metrics
+from alexnet.look.metrics import Log, read_metrics
 from alexnet.weights.run import Run
 from tests.strangers import hole
 
@@ -22,18 +24,48 @@ def written(folder, *lines: object, end: str = "\n") -> Run:
     return Run(folder)
 
 
-def test_lines_come_back_in_their_order(tmp_path):
-    assert read_metrics(written(tmp_path, LAYERS, TRAIN, VAL)) == [LAYERS, TRAIN, VAL]
+def columns(log: Log, split: str, *names: str) -> list[list[float]]:
+    return [log.column(split, name).tolist() for name in names]
+
+
+def test_numbers_come_back_in_their_order(tmp_path):
+    log = read_metrics(written(tmp_path, LAYERS, TRAIN, VAL, TRAIN | {"step": 30, "loss": 1}))
+    assert columns(log, "train", "step", "loss") == [[10, 30], [1.5, 1]]
+    assert columns(log, "val", *VAL.keys() - {"split"}) == [[VAL[name]] for name in VAL.keys() - {"split"}]
+    assert columns(log, "layers", "step", "epoch") == [[1], [0.05]]
+    assert [log.count(split) for split in ("train", "val", "layers")] == [2, 1, 1] and len(log) == 4
+    assert (log.step, log.epoch) == (30, 0.5)
+
+
+def test_what_a_line_lacks_is_no_number(tmp_path):
+    odd: list[object] = ["2", None, True, float("inf"), float("-inf"), float("nan"), 10**400, [1.0], {"a": 1}]
+    log = read_metrics(written(tmp_path, TRAIN, *(TRAIN | {"seconds": value} for value in odd), TRAIN | {"late": 3}))
+    seconds = log.column("train", "seconds")
+    assert seconds[0] == seconds[-1] == 2.0 and np.isnan(seconds[1:-1]).all()
+    late = log.column("train", "late")
+    assert np.isnan(late[:-1]).all() and late[-1] == 3
+    assert np.isnan(log.column("train", "nothing")).all() and log.column("val", "loss").shape == (0,)
+
+
+def test_a_long_log_takes_eight_bytes_a_number(tmp_path):
+    run = written(tmp_path, *(TRAIN | {"step": step} for step in range(20_000)))
+    tracemalloc.start()
+    log = read_metrics(run)
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    numbers = len(TRAIN) - 1
+    assert len(log) == 20_000 and held < 1.3 * 8 * numbers * len(log) and most < 1.6 * 8 * numbers * len(log) + 100_000
 
 
 @pytest.mark.parametrize("cut", [1, 7, len(json.dumps(VAL))])
 def test_a_last_line_cut_short_is_left_out(tmp_path, cut):
-    assert read_metrics(written(tmp_path, TRAIN, json.dumps(VAL)[:cut], end="")) == [TRAIN]
+    assert read_metrics(written(tmp_path, TRAIN, json.dumps(VAL)[:cut], end="")).count("val") == 0
+    assert read_metrics(Run(tmp_path)).count("train") == 1
 
 
 def test_a_run_without_a_log_has_no_lines(tmp_path):
-    assert read_metrics(Run(tmp_path)) == []
-    assert read_metrics(written(tmp_path, end="")) == []
+    assert not read_metrics(Run(tmp_path))
+    assert not read_metrics(written(tmp_path, end=""))
 
 
 @pytest.mark.parametrize(

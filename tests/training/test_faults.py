@@ -322,6 +322,28 @@ def state_of(path: Path) -> dict:
     return json.loads((path / "state.json").read_text())
 
 
+def test_steps_wait_for_a_save_that_takes_long(pictures, tmp_path, monkeypatch):
+    """Else a kill could cost two intervals: a save may take a quarter of one."""
+    ordinary_step, ordinary_write, done, late = loop.step, Store._write_new, [0], []
+
+    def step(*values, number, **more):
+        done.append(number + 1)
+        return ordinary_step(*values, number=number, **more)
+
+    def write_new(store, path, checkpoint):
+        saved, deadline = checkpoint.state["step"], time.monotonic() + 60
+        while saved < 24 and done[-1] < saved + 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)  # a third would be done in it
+        late.append((saved, done[-1]))
+        ordinary_write(store, path, checkpoint)
+
+    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(Store, "_write_new", write_new)
+    start.train(asked(pictures, tmp_path / "run", epochs=6, save_every=8, set=("validate_epochs=6",)), quiet())
+    assert late == [(8, 10), (16, 18), (24, 24)]
+
+
 def test_a_best_that_could_not_be_saved_is_none(pictures, tmp_path, monkeypatch):
     run, console = tmp_path / "run", quiet()
     judged(monkeypatch, 4, 9, 5, 3)
