@@ -150,16 +150,18 @@ def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any)
         one.result()
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's <malloc.h>
 
 
 def keep_memory() -> None:
     """Lets the C library keep what is freed, for the whole process: no number changes, only time.
 
     It gives large pieces back to the system at once, and each page of the next one is zeroed again at its first use.
-    Only glibc has the switch.
+    Threads share what is kept: each validation has new ones, and with heaps of their own each of these heaps would
+    grow in turn to what a thread needs. Only glibc has the switches.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_ARENA_MAX, 1)

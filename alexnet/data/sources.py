@@ -194,8 +194,9 @@ def _one(where: str | Path) -> Samples:
     train, val = _sets(where)
     if val is not None:
         path = Path(where)
-        either = " or ".join(shown(str(path / name)) for name in SETS) if is_pack(path) else "one of the two"
-        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name {either}")
+        roots = [path / name for name in SETS] if is_pack(path) else [train.root, val.root]
+        either = f"name {roots[0]} or {roots[1]}" if roots[0] != roots[1] else "make a pack of it, and name a part of that"
+        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; {shown(either)}")
     return train
 
 

@@ -70,8 +70,8 @@ def export(
         raise UsageError(f"--format {format}: not with --int8; onnx and openvino have it")
     if format in OUTSIDE and pixels:
         raise UsageError(f"--format {format}: not with --uint8; there a picture is prepared before the net")
-    if loaded.model.variant.name != OF.get(format, loaded.model.variant.name):
-        raise UsageError(f"--format {format}: {loaded.where} is of variant {loaded.model.variant.name}")
+    if (name := loaded.model.variant.name) != (only := OF.get(format, name)):
+        raise UsageError(f"--format {format}: only of variant {only}; {loaded.where} is of variant {name}")
     if path.suffix != (suffix := SUFFIX[format]):  # it may be a file of another kind, which would be lost
         raise UsageError(f"--out {path}: expected a name that ends in {suffix}, as a file of --format {format} has it")
     said = texts(loaded.model.variant, loaded.classes, loaded.preprocess, loaded.mean)

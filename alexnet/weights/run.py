@@ -314,10 +314,15 @@ def run_of(where: str | Path) -> Run | None:
     return found[0] if found is not None and found[0].exists() else None
 
 
-def under_runs(where: str | Path) -> str:
-    """`; runs/mine is one` for mine, to end a message with; empty where runs/ has no run of that name."""
-    under = run_named(str(where))
-    return f"; {under.folder} is one" if under.exists() else ""
+def under_runs(where: str | Path, *others: str) -> str:
+    """What else may have been meant, to end a message with: `; runs/mine is one` for mine; of names that are near, a
+    run's under runs/ or one of `others`; empty where there is none.
+    """
+    if (under := run_named(str(where))).exists():
+        return f"; {under.folder} is one"
+    runs = [str(Path("runs") / path.name) for path in Path("runs").glob("*") if Run(path).exists()]
+    bare = [name.removeprefix("runs/") for name in runs]
+    return did_you_mean(str(where), [*runs, *bare, *others])
 
 
 def _run_and_checkpoint(where: str | Path) -> tuple[Run, Path | None] | None:
@@ -353,8 +358,11 @@ def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str
     if kind is not None:
         return _from_file(path, kind, str(where), named=named, classes=classes)
     if path.exists():
-        raise UsageError(f"{path}: not a run folder (it holds no recipe.json), nor a model file (.safetensors, .pth)")
-    hint = under_runs(where) or did_you_mean(str(where), ("imagenet", *VARIANTS))
+        raise UsageError(f"{path}: not a run folder (it holds no recipe.json), nor a model file that is read: "
+                         "safetensors, PyTorch, ONNX, Caffe, TensorFlow, cuda-convnet")  # fmt: skip
+    hint = under_runs(where, "imagenet", *VARIANTS)
+    if "/" in str(where) or path.suffix:
+        raise UsageError(f"{where}: no such run folder or file{hint}")
     raise UsageError(f"{where}: no such run folder or file, and no variant of that name ({', '.join(VARIANTS)}){hint}")
 
 
