@@ -194,9 +194,11 @@ def _one(where: str | Path) -> Samples:
     train, val = _sets(where)
     if val is not None:
         path = Path(where)
-        roots = [path / name for name in SETS] if is_pack(path) else [train.root, val.root]
-        either = f"name {roots[0]} or {roots[1]}" if roots[0] != roots[1] else "make a pack of it, and name a part of that"
-        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; {shown(either)}")
+        parts = [path / name for name in SETS] if is_pack(path) else [train.root, val.root]
+        if parts[0] == parts[1]:  # in tars
+            parts = [path / VAL_TAR] if (path / VAL_TAR).is_file() else []
+        named = " or ".join(map(str, parts)) if parts else "a part of a pack that `alexnet data pack` makes of it"
+        raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name {shown(named)}")
     return train
 
 

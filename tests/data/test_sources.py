@@ -261,6 +261,16 @@ def test_val_beside_train(tmp_path, there, taken):
         open_source(tmp_path)
 
 
+def test_a_tar_of_both_has_no_part_to_name(tmp_path):
+    for name in ("train", "val"):
+        classes_of(tmp_path / "in" / name, {"a": 2, "b": 2})
+    with tarfile.open(tmp_path / "both.tar", "w") as tar:
+        tar.add(tmp_path / "in", arcname=".")
+    assert len(open_data(tmp_path / "both.tar").val) == 4
+    with pytest.raises(DataError, match=r"name a part of a pack that `alexnet data pack` makes of it$"):
+        open_source(tmp_path / "both.tar")
+
+
 def test_train_alone_is_split(tmp_path):
     classes_of(tmp_path / "train", {"a": 5, "b": 5})
     data = open_data(tmp_path)
