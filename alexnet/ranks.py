@@ -109,8 +109,16 @@ def has_triton() -> bool:
 def compiler(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """numba's decorator with these options. What it compiles is kept on disk, beside the program or where numba keeps a
     user's; where it may write to neither, or finds no room there, each process compiles for itself (`share`).
+
+    LLVM halves the vectors on Intel's processors, whose older ones lowered their clock for whole ones: for what is
+    compiled from here on in this process they are whole, unless NUMBA_CPU_FEATURES says what they are.
     """
     from numba import njit
+    from numba.core import codegen, config
+
+    settings = vars(config)  # numba fills it from the environment
+    if settings["CPU_FEATURES"] is None and platform.machine().lower() in ("x86_64", "amd64"):
+        settings["CPU_FEATURES"] = f"{codegen.get_host_cpu_features()},-prefer-256-bit"
 
     def compiled(function: Callable[..., None]) -> Callable[..., None]:
         try:
