@@ -47,10 +47,12 @@ def one_line(reason: BaseException) -> str:
     return " ".join(words.split())[:200] or type(reason).__name__
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean paper?` for papper, to end a message with; empty where none of the known names is near."""
+def did_you_mean(name: str, known: Iterable[str], *, under: str = "") -> str:
+    """`; did you mean paper?` for papper, to end a message with, and `under` before the name; empty where none of the
+    known names is near.
+    """
     near = get_close_matches(name.lower(), known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {under}{near[0]}?" if near else ""
 
 
 class UsageError(AlexNetError):

@@ -110,8 +110,8 @@ def compiler(**options: Any) -> Callable[[Callable[..., None]], Callable[..., No
     """numba's decorator with these options. What it compiles is kept on disk, beside the program or where numba keeps a
     user's; where it may write to neither, or finds no room there, each process compiles for itself (`share`).
 
-    LLVM halves the vectors on Intel's processors, whose older ones lowered their clock for whole ones: for what is
-    compiled from here on in this process they are whole, unless NUMBA_CPU_FEATURES says what they are.
+    LLVM halves the vectors on Intel's processors, whose older ones lowered their clock for whole ones. They are whole
+    for all that numba compiles in this process, unless it has compiled something before or NUMBA_CPU_FEATURES is set.
     """
     from numba import njit
     from numba.core import codegen, config
@@ -165,8 +165,8 @@ def keep_memory() -> None:
     """Lets the C library keep what is freed, for the whole process: no number changes, only time.
 
     It gives large pieces back to the system at once, and each page of the next one is zeroed again at its first use.
-    Threads share what is kept: each validation has new ones, and with heaps of their own each of these heaps would
-    grow in turn to what a thread needs. Only glibc has the switches.
+    All threads share one heap: with several of them, the new threads of each validation would fall to one and another,
+    and each would grow in turn to what a thread needs. Only glibc has the switches.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt is not None:

@@ -1,10 +1,13 @@
-"""Memory that is kept changes nothing but the pages that are asked for anew."""
+"""What is set for a process: memory that is kept, one heap for its threads, vectors of the whole width."""
 
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from llvmlite import binding
 
 PROGRAM = """
 import resource
@@ -54,10 +57,49 @@ def assembly(**environment: str) -> str:
 
 def test_compiled_kernels_use_whole_vectors():
     """Of 512 bits where the processor has them; LLVM would take 256 on Intel's."""
-    binding = pytest.importorskip("llvmlite.binding")
     features = binding.get_host_cpu_features()
-    if not features.get("avx512f"):
-        pytest.skip("a processor without vectors of 512 bits")
-    assert "zmm" in assembly()
+    wide = "zmm" if features.get("avx512f") else "ymm"
+    if not features.get("avx"):
+        assert platform.machine() not in ("x86_64", "AMD64"), "a processor that this test does not know"
+        return
+    assert wide in assembly()
     own = ",".join(f"{'+' if value else '-'}{name}" for name, value in features.items())
     assert "zmm" not in assembly(NUMBA_CPU_FEATURES=f"{own},+prefer-256-bit")
+
+
+HEAPS = """
+import ctypes
+import threading
+from pathlib import Path
+from alexnet.ranks import keep_memory
+if {keep}:
+    keep_memory()
+here, over = threading.Barrier(9), threading.Barrier(9)
+def work():
+    kept = bytearray(1_000_000)
+    here.wait()
+    over.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+here.wait()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+stream = ctypes.c_void_p(libc.fopen(b"{path}", b"w"))
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+over.wait()
+"""
+
+
+def heaps(path: Path, *, keep: bool) -> int:
+    """Heaps of a process with eight threads that hold memory."""
+    subprocess.run([sys.executable, "-c", HEAPS.format(keep=keep, path=path)], check=True)
+    return path.read_text().count("<heap ")
+
+
+def test_threads_share_one_heap(tmp_path):
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc has the switch")
+    many = heaps(tmp_path / "many", keep=False)
+    assert many >= 8 and heaps(tmp_path / "one", keep=True) <= many - 6

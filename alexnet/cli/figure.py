@@ -95,7 +95,7 @@ def filters(
     from ..look.filters import draw_film, draw_filters
     from ..look.kernels import read_kernels, towers_of
 
-    path = _place("filters", run, out=out, dpi=dpi)
+    path = _place("filters", run, *(["over-time"] if over_time else []), out=out, dpi=dpi)
     kernels = read_kernels(run_folder(run, "kernels.npy")) if over_time else None
     loaded = _opened(run, variant=variant)
     towers, bgr = towers_of(loaded.model.variant), loaded.preprocess.colour == "BGR"
@@ -276,7 +276,7 @@ def views(
     from ..look.pictures import stored_forms
     from ..look.views import draw_views, views_of
 
-    path = _place("views", run, out=out, dpi=dpi)
+    path = _place("views", run, Path(picture).stem, out=out, dpi=dpi)
     loaded = _opened(run, variant=variant)
     image = stored_forms(_picture(picture), loaded)[0]
     _write("views", path, lambda: draw_views(image, views_of(image, loaded)), dpi=dpi, json=json)
@@ -309,7 +309,7 @@ def augment(
     from ..look.pictures import MOST, stored_forms
     from ..look.views import draw_augment, drawn, in_words
 
-    path = _place("augment", run, out=out, dpi=dpi)
+    path = _place("augment", run, Path(picture).stem, out=out, dpi=dpi)
     if not 1 <= count <= MOST:
         raise UsageError(f"--count {count}: must be at least 1 and at most {MOST}")
     folder = run_folder(run, "a recipe")
@@ -352,7 +352,7 @@ def maps(
     from ..look.pictures import stored_forms
     from ..look.views import CENTRE, views_of
 
-    path = _place("maps", run, out=out, dpi=dpi)
+    path = _place("maps", run, layer, Path(picture).stem, out=out, dpi=dpi)
     loaded = _opened(run, seed=seed, variant=variant)
     one = _picture(picture)
     values = next(iter(activations(loaded, one, [layer]))).values[layer][0, 0].numpy()
@@ -398,7 +398,7 @@ def units(
     from ..ranks import device_of, multiply_in
     from ..stop import watch
 
-    path = _place("units", run, out=out, dpi=dpi)
+    path = _place("units", run, layer, out=out, dpi=dpi)
     where = device_of(device)
     multiply_in("fp32", where)
     loaded = _opened(run, seed=seed, variant=variant)
@@ -485,13 +485,15 @@ def _say_bad(bad: list["BadImage"]) -> None:
         say(f"bad image {one}")
 
 
-def _place(kind: str, run: str, *, out: Path | None, dpi: int) -> Path:
-    """Where the figure goes; what is wrong with that is said before anything is computed."""
+def _place(kind: str, run: str, *of: str, out: Path | None, dpi: int) -> Path:
+    """Where the figure goes; `of` tells it from others of its kind. What is wrong with that is said before anything is
+    computed.
+    """
     from ..look.figures import ending, place_of
 
     if not LEAST_DPI <= dpi <= MOST_DPI:
         raise UsageError(f"--dpi {dpi}: must be at least {LEAST_DPI} and at most {MOST_DPI}")
-    path = out or place_of(run, kind)
+    path = out or place_of(run, "-".join((kind, *of)).replace(":", "-").replace("/", "-"))
     ending(path)
     return path
 

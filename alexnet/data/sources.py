@@ -193,13 +193,20 @@ def _one(where: str | Path) -> Samples:
     """The images of a source that keeps none apart."""
     train, val = _sets(where)
     if val is not None:
-        path = Path(where)
-        parts = [path / name for name in SETS] if is_pack(path) else [train.root, val.root]
-        if parts[0] == parts[1]:  # in tars
-            parts = [path / VAL_TAR] if (path / VAL_TAR).is_file() else []
-        named = " or ".join(map(str, parts)) if parts else "a part of a pack that `alexnet data pack` makes of it"
+        named = " or ".join(map(str, _parts(Path(where), train, val)))
+        named = named or "a part of a pack that `alexnet data pack` makes of it"
         raise DataError(f"{shown(str(where))}: holds images to train on and to judge by; name {shown(named)}")
     return train
+
+
+def _parts(path: Path, train: Samples, val: Samples) -> list[Path]:
+    """What to name for the one or the other of them alone."""
+    if is_pack(path):
+        return [path / name for name in SETS]
+    folder = path if path.is_dir() else path.parent
+    tars = [folder / VAL_TAR] if (folder / VAL_TAR).is_file() else [folder / TRAIN_TAR]  # beside it, this means both
+    folders = [part for part in (train.root, val.root) if part not in (folder, path)]
+    return sorted({*folders, *(tar for tar in tars if tar.is_file())}, key=lambda part: "val" in part.name)
 
 
 def _full(samples: Samples) -> Samples:

@@ -70,7 +70,9 @@ def _validations(record: Record) -> Node:
     log = record.log
     count = log.count("val")
     caption = "Validations" if count <= MOST_ROWS else f"Validations: the last {MOST_ROWS} of {count}"
-    rates = dict(zip(log.column("train", "step").tolist(), log.column("train", "lr").tolist(), strict=True))
+    shown, steps = log.column("val", "step")[-MOST_ROWS:], log.column("train", "step")
+    there = np.isin(steps, shown)
+    rates = dict(zip(steps[there].tolist(), log.column("train", "lr")[there].tolist(), strict=True))
     columns = [Column(name, number=True) for name in ("step", "epoch", "loss", "top-1", "top-5", "rate")]
     lines = zip(*(log.column("val", name)[-MOST_ROWS:].tolist() for name in ("step", "epoch", "loss", "top1", "top5")),
                 strict=True)  # fmt: skip
@@ -130,7 +132,8 @@ def where_time_went(record: Record) -> Node:
             for n, (words, share) in enumerate(parts)]  # fmt: skip
     beside = [[f"{words}, by threads, meanwhile", lasting(total(record, name)), "beside it"] for name, words in THREADS]
     spent, speed = record.log.column("train", "seconds"), record.log.column("train", "images_per_second")
-    images = float(np.nansum(spent * speed))
+    with np.errstate(over="ignore"):
+        images = float(np.nansum(spent * speed))
     columns = [Column("what"), Column("time", number=True), Column("share", number=True)]
     return node("div", parts_bar(parts), table("Where the time went", columns, [*rows, *beside]),
                 note(f"{lasting(whole)} of training, {images / whole:,.1f} pictures a second; validations and saves "

@@ -4,6 +4,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,14 +33,14 @@ class Trained:
     run: Run
     log: Log
 
-    def values(self, split: str, what: str) -> dict[float, tuple[float, float]]:
-        """Step -> (epoch, value)."""
-        step, epoch, value = (self.log.column(split, name).tolist() for name in ("step", "epoch", what))
-        return dict(zip(step, zip(epoch, value, strict=True), strict=True))
+    def values(self, split: str, what: str) -> NDArray[np.float64]:
+        """(3, N): step, epoch, value; of a step that was logged twice, the later."""
+        lines = np.stack([self.log.column(split, name)[::-1] for name in ("step", "epoch", what)])
+        return lines[:, np.unique(lines[0], return_index=True)[1]]
 
     def best(self) -> float | None:
         """The least error of its validations; None: there was none."""
-        return min((1 - top1 for _, top1 in self.values("val", "top1").values()), default=None)
+        return min((1 - self.log.column("val", "top1")).tolist(), default=None)
 
 
 def draw_curves(runs: Sequence[Run]) -> Figure:
@@ -61,7 +62,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
         for axes, what in ((loss, "loss"), (error, "top1")):
             _line(axes, seeds, "train", what, color=colour, linewidth=wide * 0.6, linestyle=DASHES, alpha=0.8)
             _line(axes, seeds, "val", what, color=colour, linewidth=wide, marker="o", markersize=2.6)
-        if any(top5 < 1 for one in seeds for _, top5 in one.values("val", "top5").values()):
+        if any((one.log.column("val", "top5") < 1).any() for one in seeds):
             _line(error, seeds, "val", "top5", color=colour, linewidth=wide * 0.7, linestyle="dashdot")
         handles.append(Line2D([], [], color=colour, linewidth=wide, label=_said(seeds, names)))
     for axes, title in ((loss, "loss"), (error, "error, %")):
@@ -93,11 +94,11 @@ def grouped(trained: Sequence[Trained]) -> list[list[Trained]]:
 def together(seeds: Sequence[Trained], split: str, what: str) -> NDArray[np.float64]:
     """(4, N) of the steps that all have logged: epoch, mean, least and most; N = 0 where there are none."""
     each = [one.values(split, what) for one in seeds]
-    steps = [step for step in each[0] if all(step in other for other in each[1:])]
-    if not steps:
+    steps = reduce(np.intersect1d, [step for step, _, _ in each])
+    if not len(steps):
         return np.empty((4, 0))
-    epochs = np.array([each[0][step][0] for step in steps])
-    values = np.array([[one[step][1] for step in steps] for one in each])
+    epochs = each[0][1][np.isin(each[0][0], steps)]
+    values = np.stack([value[np.isin(step, steps)] for step, _, value in each])
     return np.stack([epochs, values.mean(0), values.min(0), values.max(0)])
 
 

@@ -51,6 +51,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _around(value: float) -> tuple[float, float]:
+    """An axis that has one value alone in its middle; a half is nothing beside a large one."""
+    half = max(0.5, abs(value) / 2)
+    return value - half, value + half
+
+
 def chart(title: str, lines: Sequence[Line], *, across: str, share: bool = False) -> Node:
     """Lines over one axis `across`, with a legend where there are several. `share`: y is 0..1 and shown in percent."""
     drawn = [thinned(line) for line in lines]
@@ -59,9 +65,9 @@ def chart(title: str, lines: Sequence[Line], *, across: str, share: bool = False
     y0, y1 = min(0.0, float(y.min())), float(y.max())
     y1 = max(y1, y0 + 1e-9) if share else y1 + 0.04 * (y1 - y0) or y0 + 1.0
     if x1 <= x0:
-        x0, x1 = x0 - 0.5, x1 + 0.5
+        x0, x1 = _around(x0)
     if y1 <= y0:
-        y0, y1 = y0 - 0.5, y1 + 0.5
+        y0, y1 = _around(y0)
 
     def place(px: float, py: float) -> tuple[float, float]:
         return (

@@ -17,13 +17,15 @@ from ..weights.run import Run
 
 # What a line of each split has at the least, for its readers; docs/run-folder.md has all of it.
 NUMBERS = {"train": ("loss", "top1", "lr"), "val": ("loss", "top1", "top5"), "layers": ()}
-MOST = 1e300  # beyond it a whole number is no float
+KEPT = {name for names in NUMBERS.values() for name in names} | {
+    "step", "epoch", "count", "images_per_second", "seconds", "seconds_waiting", "seconds_read", "seconds_decode",
+    "seconds_augment",
+}  # fmt: skip
+MOST = 1e39  # beyond it no float32, and no count, is logged
 
 
 class Log:
-    """The numbers of a run's log, eight bytes each: a run of days has a million lines. Others, and names within an
-    object, are left out.
-    """
+    """The numbers of a run's log that are KEPT, eight bytes each: a run of days has some hundred thousand lines."""
 
     def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
         self._columns: dict[str, dict[str, array[float]]] = defaultdict(dict)
@@ -39,8 +41,8 @@ class Log:
         """A line behind those before it, with what NUMBERS asks for."""
         split = line["split"]
         columns, before = self._columns[split], self._counts[split]
-        for name, value in line.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST < value < MOST:
+        for name in KEPT & line.keys():
+            if not _is_number(value := line[name]):
                 continue
             column = columns.setdefault(name, array("d"))
             column.extend([math.nan] * (before - len(column)))
@@ -91,11 +93,14 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
         raise UsageError(f"{path}: cannot be read ({reason.strerror})") from None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST < value < MOST
+
+
 def _record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("split") not in list(NUMBERS):
         raise UsageError(f"{where}: split: expected an object with one of {', '.join(NUMBERS)}")
     for name in ("step", "epoch", *NUMBERS[record["split"]]):
-        value = record.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST < value < MOST:
+        if not _is_number(record.get(name)):
             raise UsageError(f"{where}: {name}: expected a finite number")
     return record

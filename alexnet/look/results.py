@@ -24,6 +24,7 @@ MOST_ROWS: Final = 2000  # classes of a table
 MOST_SHOWN: Final = 24  # worst mistakes, and likely label errors with their pictures
 MOST_LISTED: Final = 100  # in a table
 MOST_SAVED: Final = 5_000  # likely label errors in the CSV
+MOST_COUNTED: Final = 2**53  # beyond it a float is no count
 MOST_NAMED: Final = 50  # pictures that could not be decoded
 
 
@@ -84,7 +85,7 @@ def headline_of(record: Record) -> Headline | None:
         return Headline(len(said), right, int(said.right(5).sum()) if len(record.classes) > 5 else None,
                         float(said.loss[~said.bad].mean()), step, validations, int(said.bad.sum()))  # fmt: skip
     count = best["count"] if best else 0.0
-    if best is None or not count > 0:
+    if best is None or not (0 < count < MOST_COUNTED and count.is_integer() and 0 <= best["top1"] <= best["top5"] <= 1):
         return None
     correct = [round(best[name] * count) for name in ("top1", "top5")]
     if not 0 <= correct[0] <= correct[1] <= count:

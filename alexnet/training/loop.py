@@ -34,7 +34,7 @@ from .optim import rate, set_rate
 from .recipes import Recipe
 
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
-LATE = 4  # the part of an interval between saves in which one is written; the steps wait for one that takes longer
+LATE = 4  # a save may take one in so many parts of the interval to the next: the steps wait for one that takes longer
 LAYERS_EVERY = 50  # steps a look at norms of gradients, activations and updates
 LOOK_AT = 16  # images whose activations are looked at
 WAITS = 0.1  # a smaller share of the time spent waiting for data is not worth a word
@@ -389,11 +389,14 @@ def run(job: Job) -> Iterator[Record]:
                 yield from save_now(job)
                 yield {"say": f"stopped by the clock at step {state.step} of {job.steps}", "stopped": "max-time"}
                 return
+            asked = time.monotonic()
             if not job.store.busy() or state.step - saved_at >= max(1, job.save_every // LATE):
                 yield from settled(job)
             if not state.validation_due and state.step - saved_at >= job.save_every:
                 yield from save(job)
                 saved_at = state.step
+            for spent in (line, epoch):
+                spent.begin += time.monotonic() - asked
     finally:
         made.close()
 

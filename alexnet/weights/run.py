@@ -1,5 +1,6 @@
 """A run folder: the whole truth of a run. Opened, created and checked here; it holds no pickle."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -315,14 +316,14 @@ def run_of(where: str | Path) -> Run | None:
 
 
 def under_runs(where: str | Path, *others: str) -> str:
-    """What else may have been meant, to end a message with: `; runs/mine is one` for mine; of names that are near, a
-    run's under runs/ or one of `others`; empty where there is none.
+    """What else may have been meant, to end a message with: `; runs/mine is one` for mine; of names that are near, one
+    of `others` or a run's under runs/; empty where there is none.
     """
     if (under := run_named(str(where))).exists():
         return f"; {under.folder} is one"
-    runs = [str(Path("runs") / path.name) for path in Path("runs").glob("*") if Run(path).exists()]
-    bare = [name.removeprefix("runs/") for name in runs]
-    return did_you_mean(str(where), [*runs, *bare, *others])
+    runs = [path.name for path in Path("runs").glob("*") if os.access(path / "recipe.json", os.R_OK)]
+    name = str(where).removeprefix("runs/")
+    return did_you_mean(name, others) or did_you_mean(name, runs, under="runs/")
 
 
 def _run_and_checkpoint(where: str | Path) -> tuple[Run, Path | None] | None:
@@ -359,7 +360,7 @@ def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str
         return _from_file(path, kind, str(where), named=named, classes=classes)
     if path.exists():
         raise UsageError(f"{path}: not a run folder (it holds no recipe.json), nor a model file that is read: "
-                         "safetensors, PyTorch, ONNX, Caffe, TensorFlow, cuda-convnet")  # fmt: skip
+                         "safetensors, PyTorch, ONNX, Caffe, TensorFlow, caffe-tensorflow, cuda-convnet")  # fmt: skip
     hint = under_runs(where, "imagenet", *VARIANTS)
     if "/" in str(where) or path.suffix:
         raise UsageError(f"{where}: no such run folder or file{hint}")

@@ -72,6 +72,11 @@ def imported(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+FILES = {  # what tells a figure from others of its kind
+    "views": "views-000", "augment": "augment-000", "maps": "maps-conv1-relu-000", "units": "units-conv5-relu",
+}  # fmt: skip
+
+
 def arguments(kind: str, pictures: Path) -> list:
     return [pictures / NAMES[0] / "000.png"] if kind in ("views", "augment", "maps") else []
 
@@ -79,7 +84,7 @@ def arguments(kind: str, pictures: Path) -> list:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_drawn_into_the_run(kind, run, pictures, capsys):
     out, err = drawn([kind, run, *arguments(kind, pictures)], capsys)
-    path = run / "figures" / f"{kind}.png"
+    path = run / "figures" / f"{FILES.get(kind, kind)}.png"
     assert out == f"{path}\n" and err == ""
     image = Image.open(io.BytesIO(path.read_bytes()))
     assert image.format == "PNG" and 300 < image.width < 2000 and np.ptp(np.asarray(image.convert("L"))) > 100
@@ -129,6 +134,11 @@ def test_classes_stand_in_no_tower(classes, pictures, tmp_path, capsys):
     drawn(["maps", path, pictures / NAMES[0] / "000.png", "--layer", "fc8", "--out", tmp_path / "a.png"], capsys)
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 300
+
+
+def test_the_film_does_not_take_the_place_of_the_filters(run, capsys):
+    out, _ = drawn(["filters", run, "--over-time"], capsys)
+    assert out == f"{run / 'figures' / 'filters-over-time.png'}\n"
 
 
 def test_the_film_is_of_the_kernels_that_were_kept(run, tmp_path, capsys):
@@ -181,7 +191,7 @@ def test_named_pictures_are_taken_and_bad_ones_said(run, pictures, tmp_path, cap
 def test_an_imported_run_has_the_figures_that_it_can_have(kind, imported, pictures, capsys):
     more = {"predictions": [pictures], "neighbours": [pictures, "--among", pictures], "units": [pictures]}
     drawn([kind, imported, *more.get(kind, arguments(kind, pictures))], capsys)
-    assert (imported / "figures" / f"{kind}.png").is_file()
+    assert (imported / "figures" / f"{FILES.get(kind, kind)}.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 import io
-import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -109,8 +108,28 @@ def test_the_train_tar_finds_its_siblings(made):
 
 def test_each_part_alone(made):
     assert len(open_source(made.tars / VAL)) == len(open_source(made.extracted / "val")) == len(made.answers)
-    with pytest.raises(DataError, match=re.escape(f"; name {made.tars / VAL}") + "$"):
-        open_source(made.tars)
+
+
+@pytest.mark.parametrize(
+    ("tarred", "given", "parts"),
+    [
+        ((TRAIN, VAL), "", [VAL]),
+        ((TRAIN, VAL), TRAIN, [VAL]),
+        ((TRAIN,), "", [TRAIN, "val"]),
+        ((VAL,), "", ["train", VAL]),
+        ((), "", ["train", "val"]),
+    ],
+)
+def test_parts_to_name_are_named(made, tars, tarred, given, parts):
+    for tar, folder in ((TRAIN, "train"), (VAL, "val")):
+        if tar not in tarred:
+            (tars / tar).unlink()
+            shutil.copytree(made.extracted / folder, tars / folder)
+    with pytest.raises(DataError) as caught:
+        open_source(tars / given)
+    assert str(caught.value).endswith(f"; name {' or '.join(str(tars / part) for part in parts)}")
+    for part in parts:
+        assert len(open_source(tars / part))
 
 
 def test_a_class_that_val_lacks_is_refused(made, tars):

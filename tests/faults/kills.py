@@ -154,6 +154,8 @@ def unbroken(place: Path, data: Path, *more: str) -> dict[str, str]:
 
 def kills(runs: int, each: int, source: Path, *more: str, seed: int = 0) -> Iterable[Row]:
     """`runs` runs on real pictures, killed `each` times; `more` options of the command."""
+    from alexnet.training.loop import LATE
+
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         data = some_pictures(source, place / "pictures")
@@ -178,5 +180,5 @@ def kills(runs: int, each: int, source: Path, *more: str, seed: int = 0) -> Iter
         yield Row("of these within a save", total["killed"], "half at least", f"{total['within']}",
                   2 * total["within"] >= total["killed"])  # fmt: skip
         yield Row("steps lost to a kill, at most", total["killed"],
-                  f"an interval of {EVERY}, and the quarter of one in which a save is written", f"{lost}",
-                  lost <= EVERY + max(1, EVERY // 4))  # fmt: skip
+                  f"an interval of {EVERY}, and a part of one in {LATE} while a save is written", f"{lost}",
+                  lost <= EVERY + max(1, EVERY // LATE))  # fmt: skip

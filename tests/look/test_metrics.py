@@ -39,12 +39,22 @@ def test_numbers_come_back_in_their_order(tmp_path):
 
 def test_what_a_line_lacks_is_no_number(tmp_path):
     odd: list[object] = ["2", None, True, float("inf"), float("-inf"), float("nan"), 10**400, [1.0], {"a": 1}]
-    log = read_metrics(written(tmp_path, TRAIN, *(TRAIN | {"seconds": value} for value in odd), TRAIN | {"late": 3}))
+    log = read_metrics(written(tmp_path, TRAIN, *(TRAIN | {"seconds": value} for value in odd), TRAIN | {"count": 3}))
     seconds = log.column("train", "seconds")
     assert seconds[0] == seconds[-1] == 2.0 and np.isnan(seconds[1:-1]).all()
-    late = log.column("train", "late")
+    late = log.column("train", "count")
     assert np.isnan(late[:-1]).all() and late[-1] == 3
     assert np.isnan(log.column("train", "nothing")).all() and log.column("val", "loss").shape == (0,)
+
+
+def test_names_that_nobody_reads_take_nothing(tmp_path):
+    lines = [TRAIN | {f"name{at}": at} for at in range(2000)]
+    run = written(tmp_path, *lines)
+    tracemalloc.start()
+    log = read_metrics(run)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.isnan(log.column("train", "name7")).all() and most < 1_000_000
 
 
 def test_a_long_log_takes_eight_bytes_a_number(tmp_path):

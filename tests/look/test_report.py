@@ -390,6 +390,30 @@ def test_the_paper_is_comparable_where_it_is(run):
     assert {row.comparable for row in dict(paper.results(record))["Table 2: ILSVRC-2012"]} == {"no"}
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"count": 0.5}, {"count": 1e38}, {"count": -3}, {"top1": 7.0}, {"top1": 0.9, "top5": 0.2}, {"count": "8"}],
+)
+def test_a_log_with_an_odd_count_has_no_score(run, odd):
+    record = read(run, name="x")
+    record.predictions = None
+    val = {"step": 9, "epoch": 1, "split": "val", "loss": 1.5, "top1": 0.5, "top5": 1.0, "count": 8}
+    record.log = Log([val])
+    found = results.headline_of(record)
+    assert found is not None and (found.correct1, found.count) == (4, 8)
+    record.log = Log([val | odd])
+    assert results.headline_of(record) is None
+
+
+def test_a_log_of_large_numbers_is_drawn(run, tmp_path, recwarn):
+    copy = Run(tmp_path / "run")
+    shutil.copytree(run.folder, copy.folder)
+    train = {"step": 9, "epoch": 9e38, "split": "train", "loss": 9e38, "top1": 0.5, "lr": 9e38, "seconds": 9e38,
+             "images_per_second": 9e38}  # fmt: skip
+    copy.metrics.write_text("".join(json.dumps(train | {"step": step}) + "\n" for step in (1, 9e38)))
+    assert report.report([copy]).content and not recwarn.list
+
+
 def test_the_papers_own_network_is_the_papers(tmp_path):
     run = Run(tmp_path / "run")
     loaded = open_run("tiny")

@@ -282,6 +282,26 @@ def test_a_variant_that_is_named_is_held_to(tiny, tmp_path):
         open_run("tiny", named="paper")
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("flower", r"no variant of that name \(.*\); did you mean runs/flowers\?$"),
+        ("runs/flower", r"^runs/flower: no such run folder or file; did you mean runs/flowers\?$"),
+        ("papper", r"\); did you mean paper\?$"),
+        ("flowers", r"\); runs/flowers is one$"),
+        ("zebra.pth", r"^zebra\.pth: no such run folder or file$"),
+        ("empty", r"onnxzoo, tiny\)$"),  # runs/empty is no run
+    ],
+)
+def test_what_may_have_been_meant_is_said(tmp_path, monkeypatch, given, says):
+    monkeypatch.chdir(tmp_path)
+    for name in ("flowers", "empty"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "flowers" / "recipe.json").write_text("{}")
+    with pytest.raises(UsageError, match=says):
+        open_run(given)
+
+
 def test_nothing_is_read_before_the_shapes_fit(tiny, tmp_path, monkeypatch):
     path = saved(tmp_path / "x.safetensors", tiny.state_dict() | {"fc9.weight": torch.zeros(2)})
     monkeypatch.setattr(recognise, "read_tensors", None)
