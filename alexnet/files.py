@@ -167,7 +167,7 @@ def array_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
-    """Make `row` number `at`, the last, of the .npy at `path`; where rows before it are missing they are NaN.
+    """Make `row` number `at`, the last, of the .npy at `path`; rows before it that are missing, or cut off, are NaN.
 
     The file is not written anew: a run of many epochs would write all of it at each. The row is durable before the
     header counts it, and numpy leaves room for the count to grow.
@@ -183,8 +183,9 @@ def append_array(path: Path, row: np.ndarray, *, at: int) -> None:
         begin = stream.tell()
         if fortran or kind != row.dtype or shape[1:] != row.shape:
             raise DataError(f"{path}: holds {kind} {shape}, not rows of {row.dtype} {row.shape}")
-        missing = [np.full(row.shape, np.nan, row.dtype)] * (at - shape[0])
-        stream.seek(begin + min(at, shape[0]) * row.nbytes)
+        there = min(at, shape[0], (path.stat().st_size - begin) // row.nbytes)
+        missing = [np.full(row.shape, np.nan, row.dtype)] * (at - there)
+        stream.seek(begin + there * row.nbytes)
         for one in (*missing, row):
             stream.write(np.ascontiguousarray(one).tobytes())
         stream.truncate()

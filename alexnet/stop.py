@@ -24,16 +24,19 @@ def _ask(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def watch() -> Iterator[None]:
-    """Within the block SIGINT, SIGTERM and SIGUSR1 set the flag; the second of them exits with 130.
+    """Within the block SIGINT, SIGTERM, SIGUSR1 and SIGHUP set the flag; the second of them exits with 130.
 
-    Python hands signals to its main thread alone: in another one the block watches nothing.
+    Under nohup SIGHUP stays ignored. Python hands signals to its main thread alone: in another one the block watches
+    nothing.
     """
     global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _asked = False
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, _ask) for number in numbers}
     try:
         yield

@@ -20,7 +20,7 @@ from .eager import as_torch_comes, precision_on
 from .rows import OURS, Contestant, Row, timed
 
 NAME = "torchvision"
-CALLS = {1: 50, 32: 4}  # batch -> calls of one measurement: some tenths of a second
+CALLS = {1: 50, 32: 12}  # batch -> calls of one measurement: some tenths of a second
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a weight
 Run = Callable[[Tensor], object]
 

@@ -40,7 +40,8 @@ def there_and_back(normalised: Callable[[Tensor], Tensor], x: Tensor, g: Tensor)
 def rows(machine: dict[str, Any], device: torch.device, *, repeats: int, peers: bool) -> list[Row]:
     """Each shape in fp32 and bf16: the compiled kernel where there is one, plain torch, and torch's own."""
     found: list[Row] = []
-    many, calls = (ON_A_GPU, 20) if device.type == "cuda" else (1, 1)
+    # some calls at a stretch: the threads of who was measured before wait awake for some milliseconds
+    many, calls = (ON_A_GPU, 20) if device.type == "cuda" else (1, 5)
     for images, *map_shape in SHAPES:
         shape = (images * many, *map_shape)
         for dtype in (torch.float32, torch.bfloat16):

@@ -149,6 +149,8 @@ def check(
     from . import console_for, counted
 
     workers_of(workers, least=1)
+    if html is not None and html.suffix != ".html":  # it may be a picture, which would be lost
+        raise UsageError(f"--html {html}: expected a name that ends in .html")
     if html is not None and not html.parent.is_dir():
         raise UsageError(f"--html {html}: there is no folder {html.parent}")
     console = console_for(json)

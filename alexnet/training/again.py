@@ -4,7 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import files
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from ..network.kernels import PLAIN, Kernels
 from ..ranks import has_numba, has_triton, processor
 from ..weights import checkpoint
@@ -24,6 +24,7 @@ from .loop import Job
 FREE = ("workers", "save_every", "keep", "on_nan", "bad_images", "steps", "epochs", "source")
 FIXED = ("variant", "optimizer")  # what the saved tensors belong to
 MACHINE = ("processor", "cpu", "device", "torch", "numba", "triton")  # of environment.json: what sums depend on
+BESIDE = ("classes", "data", "machine", "kernels")  # what may differ and is no setting
 CHANGES = "changes.json"
 
 
@@ -84,8 +85,13 @@ def _classes(listed: Any) -> str:
     return f"{len(keys)}: {', '.join(keys[:4])}{', …' if keys[4:] else ''}"
 
 
-def allow(changes: Sequence[Difference], allowed: Sequence[str], where: str) -> None:
-    """A UsageError with a table of the differences that are not allowed by name, or that no run can bear."""
+def allow(changes: Sequence[Difference], allowed: Sequence[str], where: str, *, known: Collection[str]) -> None:
+    """A UsageError with a table of the differences that are not allowed by name, or that no run can bear; or for a name
+    that is none of the `known` ones of settings, nor of BESIDE.
+    """
+    for name in allowed:
+        if name not in (names := {*known, *BESIDE}):
+            raise UsageError(f"--allow-change {name}: no such setting{did_you_mean(name, names)}")
     fixed = [change for change in changes if change.name in FIXED or _grown(change)]
     refused = [change for change in changes if change.name not in allowed]
     if not fixed and not refused:
@@ -94,9 +100,8 @@ def allow(changes: Sequence[Difference], allowed: Sequence[str], where: str) -> 
     advice = "no run can change these" if fixed else f"--allow-change {names} would go on all the same, not bit for bit"
     wide = max(len(change.name) for change in fixed or refused)
     rows = [f"  {change.name:{wide}}  {change.there} there, {change.now} asked" for change in fixed or refused]
-    raise UsageError(
-        f"{where}: begun with other settings; name another --run, or ask for those ({advice}):\n" + "\n".join(rows)
-    )
+    said = f"{where}: begun with other settings; name another --run, or give those it was begun with ({advice}):"
+    raise UsageError("\n".join([said, *rows]))
 
 
 def _grown(change: Difference) -> bool:

@@ -595,10 +595,23 @@ def resume(job: Job, *, exact: Path | None = None) -> list[str] | None:
     job.best_saved = state.best
     job.store.point("last", path)
     job.store.point("best", best)
-    if job.run.metrics.exists():
-        with job.run.metrics.open("r+b") as stream:
-            stream.truncate(min(state.metrics_bytes, job.run.metrics.stat().st_size))
-    return notes
+    return notes + cut_log(job.run, state.metrics_bytes)
+
+
+def cut_log(run: Run, size: int) -> list[str]:
+    """Cuts the log to its first `size` bytes, as they were at a save; of one that has fewer the whole lines stay, and
+    that is said.
+    """
+    if not run.metrics.exists():
+        return [f"{run.metrics}: missing; it begins anew"] if size else []
+    with run.metrics.open("r+b") as stream:
+        there = stream.seek(0, 2)  # its end
+        if there >= size:
+            stream.truncate(size)
+            return []
+        stream.seek(0)
+        stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
+    return [f"{run.metrics}: has {there} of the {size} bytes it had at the save; what it lacks is lost"]
 
 
 def load_into(job: Job, path: Path) -> State:

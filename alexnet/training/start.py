@@ -339,7 +339,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
     changes: list[Difference] = []
     if again:
         changes = differences(run, values, record, classes, job, kernels=asked.kernels)
-        allow(changes, [name.strip() for name in (asked.allow_change or "").split(",")], str(run.folder))
+        allowed = [name.strip() for name in (asked.allow_change or "").split(",") if name.strip()]
+        allow(changes, allowed, str(run.folder), known=values)
         if any(change.name == "kernels" for change in changes):
             choose_kernels(job, asked.kernels, console)
     else:

@@ -95,7 +95,8 @@ def reason(fault: BaseException) -> str:
     for advice in ("In PyTorch 2", "Check the documentation"):
         text = text.partition(advice)[0]
     words = " ".join(text.split())
-    return f"{type(fault).__name__}: {words}" if words else type(fault).__name__
+    said = f"{type(fault).__name__}: {words}" if words else type(fault).__name__
+    return said if isinstance(fault, ValueError | MemoryError) else f"no file of torch.save, or a damaged one ({said})"
 
 
 def refuse(kind: type[BaseException], fault: BaseException, trace: TracebackType | None) -> None:

@@ -347,7 +347,12 @@ def _opened(where: str | Path, *, seed: int, classes: Classes | None, named: str
         folder = folder or run.pointer("best") or run.pointer("last")
         if folder is None:
             raise UsageError(f"{path}: this run has no checkpoint yet; let `alexnet train` go on")
-        return _from_run(run, folder)
+        try:
+            return _from_run(run, folder)
+        except WeightsError as reason:
+            last = run.pointer("last")
+            other = f"; {run.folder / 'last'} is another" if last is not None and last != folder else ""
+            raise WeightsError(f"{reason}{other}") from None
     if where == "imagenet":
         return _from_file(published(), "pth", where, named=PUBLISHED, classes=None)
     if str(where) in VARIANTS:

@@ -632,6 +632,8 @@ def test_check_moves_faulty_files_beside_the_data(ill, capsys):
 
 
 def test_check_refuses_what_it_cannot_write_before_it_begins(ill, capsys):
+    code, said = fails(["data", "check", ill, "--html", ill / "picture.jpg"], capsys)
+    assert code == 2 and said.endswith("picture.jpg: expected a name that ends in .html\n")
     code, said = fails(["data", "check", ill, "--html", ill / "no" / "page.html"], capsys)
     assert code == 2 and "there is no folder" in said
 

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +36,7 @@ from alexnet.network.kernels import PLAIN
 from alexnet.training import loop, start
 from alexnet.training.journal import Journal
 from alexnet.weights.checkpoint import Store
-from alexnet.weights.run import Run
+from alexnet.weights.run import Run, open_run
 from tests.checkpoints import forge
 from tests.pictures import write_folder
 from tests.training.test_train import asked, digest, lines, quiet
@@ -342,6 +344,88 @@ def test_steps_wait_for_a_save_that_takes_long(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "_write_new", write_new)
     start.train(asked(pictures, tmp_path / "run", epochs=6, save_every=8, set=("validate_epochs=6",)), quiet())
     assert late == [(8, 10), (16, 18), (24, 24)]
+
+
+def stopped_at(monkeypatch, pictures: Path, run: Path, step: int) -> None:
+    """A run that a signal stopped at this step."""
+    ordinary, seen = stop.requested, [0]
+    real = loop.step
+
+    def counted(*values, number, **more):
+        seen[0] = number + 1
+        return real(*values, number=number, **more)
+
+    monkeypatch.setattr(loop, "step", counted)
+    monkeypatch.setattr(stop, "requested", lambda: seen[0] >= step)
+    with pytest.raises(Stopped):
+        start.train(asked(pictures, run, epochs=4, **EVERY), quiet())
+    monkeypatch.setattr(stop, "requested", ordinary)
+    monkeypatch.setattr(loop, "step", real)
+
+
+def test_a_terminal_that_is_gone_stops_a_run_with_its_state_saved(pictures, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    words = ["train", str(pictures), "--variant", "tiny", "--run", str(run), "--batch-size", "8", "--max-steps", "100000",
+             "--kernels", "plain", "--set", "validate_epochs=100000"]  # fmt: skip
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+        os.execv(sys.executable, [sys.executable, "-m", "alexnet", *words])
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        os.read(terminal, 4096)  # lest it waits for someone to read
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    assert (run / "last").exists()
+
+
+@pytest.mark.parametrize("left", [0, 150, None])
+def test_a_log_that_was_cut_short_is_said_and_stays_readable(pictures, tmp_path, monkeypatch, left):
+    run, console = tmp_path / "run", quiet()
+    stopped_at(monkeypatch, pictures, run, 9)
+    path = run / "metrics.jsonl"
+    size = path.stat().st_size
+    if left is None:
+        path.unlink()
+    else:
+        os.truncate(path, left)
+    start.train(asked(pictures, run, epochs=4, **EVERY), console)
+    says = "missing; it begins anew" if left is None else f"has {left} of the {size} bytes it had at the save"
+    assert f"metrics.jsonl: {says}" in " ".join(console.file.getvalue().split())
+    assert {line["step"] for line in lines(run)} >= {12, 16}
+
+
+def test_epochs_that_were_cut_off_are_not_zeros(pictures, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    stopped_at(monkeypatch, pictures, run, 9)
+    whole = np.load(run / "kernels.npy", allow_pickle=False)
+    assert whole.shape[0] == 2
+    os.truncate(run / "kernels.npy", (run / "kernels.npy").stat().st_size - 10)
+    start.train(asked(pictures, run, epochs=4, **EVERY), quiet())
+    kernels = np.load(run / "kernels.npy", allow_pickle=False)
+    assert kernels.shape[0] == 4 and np.array_equal(kernels[0], whole[0])
+    assert np.isnan(kernels[1]).all() and np.isfinite(kernels[2:]).all()
+
+
+def test_a_change_that_is_no_setting_is_refused(pictures, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    stopped_at(monkeypatch, pictures, run, 5)
+    with pytest.raises(UsageError, match=r"^--allow-change lrr: no such setting; did you mean lr\?$"):
+        start.train(asked(pictures, run, epochs=4, allow_change="lr,lrr", **EVERY), quiet())
+    start.train(asked(pictures, run, epochs=4, allow_change="lr, machine,data", **EVERY), quiet())
+
+
+def test_a_best_that_is_damaged_points_at_the_last(pictures, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    judged(monkeypatch, 4, 9, 5, 3)
+    start.train(asked(pictures, run, epochs=4, **EVERY), quiet())
+    damaged = run / "checkpoints" / "step-00000008" / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"changed or damaged .*; {re.escape(str(run / 'last'))} is another$"):
+        open_run(run)
+    assert open_run(run / "last").model is not None
 
 
 def test_a_best_that_could_not_be_saved_is_none(pictures, tmp_path, monkeypatch):

@@ -779,16 +779,30 @@ def test_the_first_epochs_end_says_where_the_time_went(pictures, tmp_path):
     assert said.getvalue().count("of the time waiting for data: disk ") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_the_flag_is_for_its_block(number):
     """What comes after a training that a signal stopped, an evaluation in the same notebook, was not asked to end."""
-    before = signal.getsignal(number)
-    for _ in range(2):
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        for _ in range(2):
+            with stop.watch():
+                assert not stop.requested()
+                signal.raise_signal(number)
+                assert stop.requested()
+            assert not stop.requested() and signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
         with stop.watch():
+            signal.raise_signal(signal.SIGHUP)
             assert not stop.requested()
-            signal.raise_signal(number)
-            assert stop.requested()
-        assert not stop.requested() and signal.getsignal(number) is before
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_another_thread_than_the_main_one_may_train(pictures, tmp_path):
