@@ -205,8 +205,8 @@ def _parts(path: Path, train: Samples, val: Samples) -> list[Path]:
         return [path / name for name in SETS]
     folder = path if path.is_dir() else path.parent
     tars = [folder / VAL_TAR] if (folder / VAL_TAR).is_file() else [folder / TRAIN_TAR]  # beside it, this means both
-    folders = [part for part in (train.root, val.root) if part not in (folder, path)]
-    return sorted({*folders, *(tar for tar in tars if tar.is_file())}, key=lambda part: "val" in part.name)
+    there = [part for part in (train.root, val.root, *tars) if part not in (folder, path) and part.exists()]
+    return sorted(dict.fromkeys(there), key=lambda part: part == val.root or part.name == VAL_TAR)
 
 
 def _full(samples: Samples) -> Samples:
