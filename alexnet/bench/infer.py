@@ -13,6 +13,7 @@ from torch import Tensor
 from ..evaluation.backends import backend
 from ..network.build import AlexNet, build
 from ..network.cost import cost
+from ..network.kernels import unmeasured
 from ..network.variants import variant
 from ..ranks import multiply_in
 from ..weights.onnx import IMAGES, graph
@@ -98,6 +99,7 @@ def _in(precision: str, device: torch.device, run: Run, x: Tensor) -> object:
 def rows(machine: dict[str, Any], device: torch.device, *, precision: str, repeats: int, peers: bool) -> list[Row]:
     """One image and 32: ours with each backend that is installed, then the peers."""
     model = build(NAME, classes=1000, seed=0)
+    model.kernels = unmeasured(device)
     side = model.variant.side
     generator = torch.Generator().manual_seed(0)
     seen = torch.randn(16, 3, side, side, generator=generator)

@@ -191,7 +191,11 @@ def _packed(model: AlexNet, dtype: torch.dtype) -> Network:
 
 
 def _openvino(content: bytes, precision: str) -> Network:
-    """An ONNX file's content, compiled for the processor. Pictures are taken as they lie: channels last."""
+    """An ONNX file's content, compiled for the processor. Pictures are taken as they lie: channels last.
+
+    It is compiled for each size of a batch, but for one that fills more than half of another's, since for any size the
+    maps would be turned round and back (docs/log.md).
+    """
     try:
         import openvino as ov
         from openvino.preprocess import PrePostProcessor
@@ -201,22 +205,28 @@ def _openvino(content: bytes, precision: str) -> Network:
     read = PrePostProcessor(core.read_model(content, b""))
     read.input().tensor().set_layout(ov.Layout("NHWC"))
     read.input().model().set_layout(ov.Layout("NCHW"))
+    model = read.build()
     hint = precision if precision != "int8" else precision_of("auto", torch.device("cpu"))  # of what int8 leaves alone
-    compiled = core.compile_model(
-        read.build(),
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[hint],
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "ENABLE_CPU_PINNING": False,
-        },
-    )
-    request = compiled.create_infer_request()
+    options = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[hint],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,
+    }
+    requests: dict[int, Any] = {}  # by the size of a batch
 
     def run(images: Tensor) -> Tensor:
-        request.infer([np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())], share_inputs=True)
-        return torch.from_numpy(request.get_output_tensor().data.copy())
+        count = len(images)
+        size = min((one for one in requests if count <= one < 2 * count), default=count)
+        if size not in requests:
+            fixed = model.clone()
+            fixed.reshape([size, *fixed.inputs[0].partial_shape[1:]])
+            requests[size] = core.compile_model(fixed, "CPU", options).create_infer_request()
+        given = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        if count < size:
+            given = np.concatenate([given, np.zeros((size - count, *given.shape[1:]), given.dtype)])
+        requests[size].infer([given], share_inputs=True)
+        return torch.from_numpy(requests[size].get_output_tensor().data[:count].copy())
 
     return run
 

@@ -18,6 +18,7 @@ from alexnet.errors import Stopped, UsageError
 from alexnet.network.capture import WARM, captured
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import lrn, within_map
+from alexnet.network.maps import max_pool
 from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
 from alexnet.ranks import has_numba, has_triton
 
@@ -25,13 +26,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "lrn": ("torch", "numba", "triton"),  # plain torch; compiled for the processor; for a GPU
     "conv1": ("direct", "blocks"),  # as it stands; 4 x 4 pixels as 48 channels, then 3 x 3 with stride 1
     "towers": ("grouped", "apart"),  # one convolution of two groups; two convolutions
-    "maps": ("torch", "triton"),  # bias with ReLU, and pooling, by which it is chosen: torch's; for a GPU, a pass each
+    # pooling, by which it is chosen: torch's; for the processor, with the ReLU behind it; for a GPU, with a pass for
+    # bias and ReLU
+    "maps": ("torch", "numba", "triton"),
     "step": ("launches", "graph"),  # kernel by kernel; forward and backward as one CUDA graph
 }
 # what is for one kind of device only
 DEVICES = {
     ("lrn", "numba"): "cpu",
     ("lrn", "triton"): "cuda",
+    ("maps", "numba"): "cpu",
     ("maps", "triton"): "cuda",
     ("step", "graph"): "cuda",
 }
@@ -67,8 +71,8 @@ class Kernels:
 
     def check(self, device: torch.device, where: str) -> None:
         """UsageError naming `where`: a kernel is not installed here, or not for the device."""
-        if self.lrn == "numba" and not has_numba():
-            raise UsageError(f"{where}: kernels: lrn numba: numba is not installed here (pip install 'alexnet[fast]')")
+        if "numba" in (self.lrn, self.maps) and not has_numba():
+            raise UsageError(f"{where}: kernels: numba: numba is not installed here (pip install 'alexnet[fast]')")
         if "triton" in (self.lrn, self.maps) and not has_triton():
             raise UsageError(f"{where}: kernels: triton: Triton is not installed here (pip install triton)")
         for (choice, one), kind in DEVICES.items():
@@ -106,8 +110,8 @@ def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
     """The rows that are computed with the `index`-th, a convolution: a ReLU behind it, and what is behind that where
     the two are quicker at once.
 
-    That is an LRN by a compiled kernel; or, in torch's maps, a pool: it comes before the ReLU, which then has a quarter
-    of the values, and everything that comes out, forward and backward, is the same.
+    That is an LRN by a compiled kernel; or, on the processor, a pool: it comes before the ReLU, which then has a
+    quarter of the values, and everything that comes out, forward and backward, is the same.
     """
     rows = variant.layers[index + 1 : index + 3]
     if not rows or not isinstance(rows[0], ReLU):
@@ -115,7 +119,7 @@ def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
     match rows[1:]:
         case (LRN(towers=towers),) if kernels.lrn == "numba" or kernels.lrn == kernels.maps == "triton":
             return rows if parts(variant, index, kernels) in (1, towers) else rows[:1]
-        case (MaxPool(),) if kernels.maps == "torch":
+        case (MaxPool(),) if kernels.maps != "triton":
             return rows
         case _:
             return rows[:1]
@@ -160,12 +164,13 @@ def convolved(
     layers = zip(list(xs) * (pieces // len(xs)), _parted(weight, pieces), _parted(bias, pieces), strict=True)
     if not behind:
         return [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
-    if kernels.maps == "torch":
+    if kernels.maps != "triton":
         ys = [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
         if isinstance(then, LRN):
             alone = replace(then, towers=then.towers // parts)
             return [normalised(alone, y, kernels, relu=True) for y in ys]
-        ys = [pooled(then, y, kernels) for y in ys] if isinstance(then, MaxPool) else ys
+        if isinstance(then, MaxPool):
+            return [pooled(then, y, kernels, relu=True) for y in ys]
         return [F.relu(y, inplace=True) for y in ys]
     bare = [(F.conv2d(x, w, None, stride, before, 1, groups), b) for x, w, b in layers]
     if then is None:
@@ -184,14 +189,13 @@ def _parted(x: Tensor, parts: int) -> Sequence[Tensor]:
     return [x] if parts == 1 else x.chunk(parts)
 
 
-def pooled(row: MaxPool, x: Tensor, kernels: Kernels) -> Tensor:
-    """The pooling of a row: (B, C, H, W) -> (B, C, H', W')."""
-    if kernels.maps == "triton":
-        from .maps_gpu import max_pool
-
-        _, height, width = out_shape(row, (x.shape[1], x.shape[2], x.shape[3]), 1)
-        return max_pool(x, side=row.kernel, stride=row.stride, out=(height, width))
-    return F.max_pool2d(x, row.kernel, row.stride, ceil_mode=row.ceil)
+def pooled(row: MaxPool, x: Tensor, kernels: Kernels, *, relu: bool = False) -> Tensor:
+    """The pooling of a row, and with `relu` max(…, 0): (B, C, H, W) -> (B, C, H', W')."""
+    if kernels.maps == "torch":
+        y = F.max_pool2d(x, row.kernel, row.stride, ceil_mode=row.ceil)
+        return F.relu(y, inplace=True) if relu else y
+    _, height, width = out_shape(row, (x.shape[1], x.shape[2], x.shape[3]), 1)
+    return max_pool(x, side=row.kernel, stride=row.stride, out=(height, width), kernel=kernels.maps, relu=relu)
 
 
 def _is_first(row: Conv) -> bool:

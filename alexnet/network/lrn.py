@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..ranks import has_numba, has_triton
+from .maps import last
 
 BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
 KERNELS = ("auto", "torch", "numba", "triton")
@@ -85,7 +86,7 @@ def _compiled(kernel: str) -> Any:
 
 @torch.library.custom_op("alexnet::lrn", mutates_args=())
 def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str, relu: bool) -> Tensor:
-    values, kernel = _values(x), chosen(kernel, x, within=towers == WITHIN)
+    values, kernel = last(x), chosen(kernel, x, within=towers == WITHIN)
     if kernel in COMPILED:
         y = torch.empty_like(values)
         more = {"relu": True} if relu else {}  # numba's alone has it
@@ -100,7 +101,7 @@ def _lrn(x: Tensor, size: int, k: float, a: float, beta: float, towers: int, ker
 def _lrn_backward(
     x: Tensor, g: Tensor, size: int, k: float, a: float, beta: float, towers: int, kernel: str, relu: bool
 ) -> Tensor:
-    values, slopes, kernel = _values(x), _values(g), chosen(kernel, x, within=towers == WITHIN)
+    values, slopes, kernel = last(x), last(g), chosen(kernel, x, within=towers == WITHIN)
     if kernel in COMPILED:
         dx = torch.empty_like(values)
         more = {"relu": True} if relu else {}
@@ -133,11 +134,6 @@ def _slope(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None, N
 
 
 _lrn.register_autograd(_slope, setup_context=_keep)
-
-
-def _values(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already."""
-    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,13 @@ inlined = njit(inline="always", error_model="numpy")
 
 
 @inlined
-def _wide(bits: Any) -> Any:
+def widened(bits: Any) -> Any:
     """bfloat16 as uint16 -> float32."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
 @inlined
-def _narrow(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """float32 -> bfloat16 as uint16, to the nearest, ties to even; a NaN that came of bfloat16 stays one."""
     bits = np.float32(value).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
@@ -72,7 +72,7 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
             for p in range(start, stop):
                 given, put = x[p], squares[(p - start) * step + half :]
                 for c in range(run):
-                    value = _wide(given[c]) if bf16 else given[c]
+                    value = widened(given[c]) if bf16 else given[c]
                     if relu:
                         value = zero if value <= zero else value  # NaN stays NaN
                     put[c] = value * value
@@ -83,7 +83,7 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
                     for j in range(1, size):
                         s += near[c + j]
                     v = k + a * s
-                    value = _wide(given[c]) if bf16 else given[c]
+                    value = widened(given[c]) if bf16 else given[c]
                     if relu:
                         value = zero if value <= zero else value
                     if quarters:
@@ -91,7 +91,7 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
                         value *= _cube_of_root(r) if quarters == 3 else r
                     else:
                         value *= v**-power
-                    out[c] = _narrow(value) if bf16 else value
+                    out[c] = rounded(value) if bf16 else value
 
     @compiled
     def backward(x: Any, g: Any, dx: Any, k: Any, a: Any) -> None:
@@ -105,7 +105,7 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
             for p in range(start, stop):
                 given, put = x[p], squares[(p - start) * step + half :]
                 for c in range(run):
-                    value = _wide(given[c]) if bf16 else given[c]
+                    value = widened(given[c]) if bf16 else given[c]
                     if relu:
                         value = zero if value <= zero else value  # NaN stays NaN
                     put[c] = value * value
@@ -117,10 +117,10 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
                     for j in range(1, size):
                         s += near[c + j]
                     v = k + a * s
-                    value = _wide(given[c]) if bf16 else given[c]
+                    value = widened(given[c]) if bf16 else given[c]
                     if relu:
                         value = zero if value <= zero else value
-                    d = _wide(slope[c]) if bf16 else slope[c]
+                    d = widened(slope[c]) if bf16 else slope[c]
                     if quarters:
                         r = _rsqrt(v)
                         d *= _cube_of_root(r) if quarters == 3 else r
@@ -136,11 +136,11 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
                     s = near[c]
                     for j in range(1, size):
                         s += near[c + j]
-                    value = _wide(given[c]) if bf16 else given[c]
+                    value = widened(given[c]) if bf16 else given[c]
                     d = kept[c] - m * value * s
                     if relu:
                         d = zero if value <= zero else d
-                    out[c] = _narrow(d) if bf16 else d
+                    out[c] = rounded(d) if bf16 else d
 
     return forward, backward
 
@@ -150,14 +150,14 @@ def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Ker
 def _widen(narrow: Any, wide: Any) -> None:
     """bfloat16 as uint16 -> float32, for a whole map."""
     for c in range(len(narrow)):
-        wide[c] = _wide(narrow[c])
+        wide[c] = widened(narrow[c])
 
 
 @inlined
 def narrow(values: Any, out: Any) -> None:
     """float32 -> bfloat16 as uint16, for a run of values."""
     for c in range(len(out)):
-        out[c] = _narrow(values[c])
+        out[c] = rounded(values[c])
 
 
 @inlined

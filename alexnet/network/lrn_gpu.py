@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .maps import empty_map, last
+
 PIXELS, WIDEST, LEAST = 64, 128, 16  # of a tile: its pixels; at most and at least so many channels
 PARTS = {torch.float32: 3, torch.bfloat16: 2, torch.float16: 3}
 ALIGNED = 8  # a tile begins at a multiple: wide loads
@@ -138,16 +140,11 @@ def _launches(
         }  # fmt: skip
 
 
-def last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already. ValueError for float64."""
+def narrow(x: Tensor) -> Tensor:
+    """x itself. ValueError for float64."""
     if x.dtype == torch.float64:
         raise ValueError("the kernels for a GPU compute in float32, not in float64")
-    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-
-
-def empty_map(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """A channels-last map (B, C, H, W) to be filled: no view, or no one could write over it later."""
-    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
+    return x
 
 
 @torch.library.custom_op("alexnet::bias_relu_lrn", mutates_args=())
@@ -158,7 +155,7 @@ def bias_relu_lrn(
 
     Each is channels-last; `parts` is 1 or divides `towers`.
     """
-    values = last(x)
+    values = last(narrow(x))
     B, C, H, W = x.shape
     ys = [empty_map(x, B, C // parts, H, W) for _ in range(parts)]
     form = {"size": size, "k": k, "a": a, "beta": beta, "towers": towers}

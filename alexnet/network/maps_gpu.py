@@ -1,8 +1,9 @@
 """What stands between convolutions, for a GPU by Triton: bias and ReLU in one pass, and max-pooling.
 
 torch's own are several passes over maps that do not fit the cache, and its pooling of channels-last maps is far from
-what the memory allows. Each of these reads a value once and writes it once, forward and backward. Operators of
-`torch.library`, so that autograd, `torch.compile` and `torch.export` see no further.
+what the memory allows. Each of these reads a value once and writes it once, forward and backward. Bias and ReLU are an
+operator of `torch.library`, as the pooling (`maps.py`) is, so that autograd, `torch.compile` and `torch.export` see no
+further.
 """
 # pyrefly: ignore-errors
 # No checker knows the types of Triton's language.
@@ -14,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .lrn_gpu import empty_map, last
+from .lrn_gpu import narrow
+from .maps import empty_map, last
 
 RELU, POOL = (2048, 128), (1024, 32)  # values of a tile, and how many channels it has at most
 ROUNDS = 16  # tiles one after another whose biases' gradients a program adds up
@@ -102,7 +104,7 @@ def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[tuple[int, int], dict[str,
 @torch.library.custom_op("alexnet::bias_relu", mutates_args=())
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
     """max(x + bias, 0), x (B, C, H, W) and bias (C,) -> (B, C, H, W) channels-last; the sum is float32."""
-    values, y = last(x), empty_map(x, *x.shape)
+    values, y = last(narrow(x)), empty_map(x, *x.shape)
     pixels = values.numel() // values.shape[-1]
     grid, tile = _tiles(values, RELU)
     _bias_relu[grid](values, bias, last(y), pixels, values.shape[-1], **tile)
@@ -122,24 +124,20 @@ def _bias_relu_slopes(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return dx, sums.sum(0)
 
 
-@torch.library.custom_op("alexnet::max_pool", mutates_args=())
-def _max_pool_with_places(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    values = last(x)
-    B, H, W, C = values.shape
-    y, which = empty_map(x, B, C, height, width), empty_map(x, B, C, height, width, dtype=torch.uint8)
-    grid, tile = _tiles(last(y), POOL)
-    _max_pool[grid](values, y, which, B * height * width, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
-    return y, which
+def max_pool(x: Tensor, y: Tensor, places: Tensor, *, side: int, stride: int) -> None:
+    """Values (B, H, W, C), contiguous -> y and places (B, H', W', C)."""
+    _, H, W, C = x.shape
+    B, height, width, _ = y.shape
+    grid, tile = _tiles(y, POOL)
+    _max_pool[grid](x, y, places, B * height * width, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
 
 
-@torch.library.custom_op("alexnet::max_pool_backward", mutates_args=())
-def _max_pool_slopes(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
-    slopes, places = last(g), last(which)
-    B, height, width, C = slopes.shape
-    dx = empty_map(g, B, C, H, W)
-    grid, tile = _tiles(last(dx), POOL)
-    _max_pool_backward[grid](slopes, places, dx, B * H * W, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
-    return dx
+def max_pool_backward(g: Tensor, places: Tensor, dx: Tensor, *, side: int, stride: int) -> None:
+    """Slopes and places (B, H', W', C), contiguous -> dx (B, H, W, C)."""
+    _, height, width, C = g.shape
+    B, H, W, _ = dx.shape
+    grid, tile = _tiles(dx, POOL)
+    _max_pool_backward[grid](g, places, dx, B * H * W, H, W, C, height, width, SIDE=side, STRIDE=stride, **tile)
 
 
 @bias_relu.register_fake
@@ -150,17 +148,6 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
 @_bias_relu_slopes.register_fake
 def _(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(y, memory_format=torch.channels_last), y.new_empty(y.shape[1], dtype=torch.float32)
-
-
-@_max_pool_with_places.register_fake
-def _(x: Tensor, side: int, stride: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    B, C = x.shape[:2]
-    return empty_map(x, B, C, height, width), empty_map(x, B, C, height, width, dtype=torch.uint8)
-
-
-@_max_pool_slopes.register_fake
-def _(g: Tensor, which: Tensor, side: int, stride: int, H: int, W: int) -> Tensor:
-    return empty_map(g, g.shape[0], g.shape[1], H, W)
 
 
 def _keep_y(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -174,26 +161,3 @@ def _relu_slope(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 bias_relu.register_autograd(_relu_slope, setup_context=_keep_y)
-
-
-def _keep_places(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, side, stride, *_ = inputs
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.rest = side, stride, x.shape[2], x.shape[3]
-
-
-def _pool_slope(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
-    return _max_pool_slopes(g, ctx.saved_tensors[0], *ctx.rest), None, None, None, None
-
-
-_max_pool_with_places.register_autograd(_pool_slope, setup_context=_keep_places)
-
-
-def max_pool(x: Tensor, *, side: int, stride: int, out: tuple[int, int]) -> Tensor:
-    """The largest of each window of side x side pixels, `stride` apart: (B, C, H, W) -> (B, C, *out), channels-last.
-
-    What a window reaches beyond the map does not count: `out` says how many there are. The gradient goes to the first
-    of equals.
-    """
-    return _max_pool_with_places(x, side, stride, *out)[0]

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from alexnet.network.build import AlexNet
 from alexnet.network.cost import Shape, out_shape
-from alexnet.network.variants import Conv, Linear, ReLU, Row
+from alexnet.network.kernels import PLAIN, pooled
+from alexnet.network.maps import empty_map, last
+from alexnet.network.variants import BatchNorm, Conv, Linear, MaxPool, ReLU, Row
 
 Step = Callable[[Tensor], Tensor]
 
@@ -29,13 +31,18 @@ def packed(model: AlexNet, dtype: torch.dtype, *, batch: int) -> Step:
     steps: list[Step] = []
     shape: Shape = (3, model.variant.side, model.variant.side)
     joined = False  # whether this row is a ReLU that the step before has done
+    below = True  # whether values may be below 0
     for index, row in enumerate(rows):
         then = "relu" if index + 1 < len(rows) and isinstance(rows[index + 1], ReLU) else "none"
+        below = (below and not isinstance(row, ReLU)) or isinstance(row, Conv | Linear | BatchNorm)
         match row:
             case Conv():
                 steps.append(_convolution(row, model, dtype, (batch, *shape), then))
             case Linear():
                 steps.append(_linear(row, model, dtype, batch, then))
+            case MaxPool():
+                ours = model.kernels.maps == "numba" and dtype == torch.bfloat16 and batch > 1 and not below
+                steps.append(partial(_rectified if ours else _pooled, row))
             case _ if not joined:
                 steps.append(partial(_own, model, row, index))
             case _:
@@ -53,6 +60,20 @@ def packed(model: AlexNet, dtype: torch.dtype, *, batch: int) -> Step:
 
 def _own(model: AlexNet, row: Row, index: int, x: Tensor) -> Tensor:
     return model.layer(row, x, None, index, inplace=False)
+
+
+def _pooled(row: MaxPool, x: Tensor) -> Tensor:
+    return pooled(row, x, PLAIN)  # at test torch's is quick: it keeps no places
+
+
+def _rectified(row: MaxPool, x: Tensor) -> Tensor:
+    """The same of values that are not below 0, compiled; of one picture, or in fp32, it would not be faster."""
+    from .maps_cpu import max_pool_rectified
+
+    _, height, width = out_shape(row, (x.shape[1], x.shape[2], x.shape[3]), 1)
+    y = empty_map(x, *x.shape[:2], height, width)
+    max_pool_rectified(last(x), last(y), side=row.kernel, stride=row.stride)
+    return y
 
 
 def _convolution(row: Conv, model: AlexNet, dtype: torch.dtype, given: tuple[int, int, int, int], then: str) -> Step:

@@ -38,7 +38,7 @@ from ..look import report
 from ..network.build import AlexNet, build
 from ..network.capture import WARM
 from ..network.cost import cost
-from ..network.kernels import PLAIN, Kernels, fastest
+from ..network.kernels import CHOICES, PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
 from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
 from ..weights import checkpoint
@@ -377,6 +377,7 @@ def kernels_for(model: Variant, *, batch: int, precision: str, device: torch.dev
         "variant": model.name,
         "batch": batch,
         "precision": precision,
+        "choices": CHOICES,  # what is new is measured
     }
     name = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / f"kernels-{name}.json"

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from alexnet.evaluation import backends
 from alexnet.evaluation.backends import Agreement, backend, device_for, precision_for, some
 from alexnet.evaluation.judge import judge
 from alexnet.evaluation.predict import load
+from alexnet.network import maps_cpu
 from alexnet.network.build import build
 from alexnet.network.packed import packed
-from alexnet.network.variants import VARIANTS
+from alexnet.network.variants import VARIANTS, MaxPool
 from alexnet.training import start
 from alexnet.training.start import Asked
 from alexnet.weights.run import open_run
@@ -67,7 +69,7 @@ def test_a_backend_computes_the_network(name, who, precision):
     assert (made.name, made.precision, made.refused) == (who, precision, False)
     assert (made.agreement is None) == ((who, precision) == ("torch", "fp32"))
     kept = None
-    for count in (5, 1):
+    for count in (9, 5, 1):  # 9 as part of 16
         given = images(name, count)
         for x in (given, given.contiguous(memory_format=torch.channels_last)):
             found = logits(x)
@@ -89,6 +91,25 @@ def test_packed_weights_change_no_more_than_rounding(name, dtype, tolerance, bat
         expected = net(x)
         logits = packed(net, dtype, batch=batch)(x.to(dtype, memory_format=torch.channels_last)).float()
     assert float((logits - expected).abs().max() / expected.abs().max()) <= tolerance
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pools_of_many_pictures_change_no_bit(name, monkeypatch):
+    net, x = build(name, 10, seed=1).eval(), images(name, 2).bfloat16().contiguous(memory_format=torch.channels_last)
+    counted = []
+    own = maps_cpu.max_pool_rectified
+    monkeypatch.setattr(maps_cpu, "max_pool_rectified", lambda *given, **form: counted.append(own(*given, **form)))
+    with torch.inference_mode():
+        expected = packed(net, torch.bfloat16, batch=16)(x)
+        net.kernels = replace(net.kernels, maps="numba")
+        assert torch.equal(packed(net, torch.bfloat16, batch=16)(x), expected)
+        pools = sum(isinstance(row, MaxPool) for row in net.variant.layers)
+        if name in ("convnet", "half", "onetower"):
+            pools -= 2  # pool1 and pool5 come before their ReLU
+        assert len(counted) == pools
+        for dtype, batch in ((torch.float32, 16), (torch.bfloat16, 1)):  # where it is no faster
+            packed(net, dtype, batch=batch)(x.to(dtype))
+        assert len(counted) == pools
 
 
 def test_agreement_by_hand():

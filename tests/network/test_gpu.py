@@ -11,10 +11,12 @@ import torch.nn.functional as F
 
 from alexnet.data.classes import imagenet_classes
 from alexnet.data.samples import Samples
+from alexnet.network import maps
 from alexnet.network.build import Draw, build
 from alexnet.network.capture import WARM
 from alexnet.network.kernels import PLAIN, unmeasured
 from alexnet.network.lrn import lrn
+from alexnet.network.maps import max_pool
 from alexnet.network.variants import VARIANTS
 from alexnet.training import loop
 from alexnet.training.optim import optimizer
@@ -88,11 +90,11 @@ def test_bias_relu_and_normalisation_at_once(rooms, channels, towers, parts):
 @pytest.mark.parametrize(("H", "W", "side", "stride", "ceil"), [
     (11, 11, 3, 2, False), (8, 8, 3, 2, True), (7, 9, 2, 2, False), (9, 8, 3, 3, True), (6, 6, 3, 1, False),
 ])  # fmt: skip
-def test_pooling_equals_torchs(rooms, H, W, side, stride, ceil):
+def test_pooling_equals_torchs(H, W, side, stride, ceil):
     """Values bit for bit, many of them equal to their neighbours; gradients within 1e-6: sums in another order."""
     x = random(2, 70, H, W).round().requires_grad_()
     want = F.max_pool2d(x, side, stride, ceil_mode=ceil)
-    got = rooms[1].max_pool(x, side=side, stride=stride, out=tuple(want.shape[2:]))
+    got = max_pool(x, side=side, stride=stride, out=tuple(want.shape[2:]), kernel="triton")
     assert torch.equal(got, want) and got.is_contiguous(memory_format=torch.channels_last)
     g = random(*want.shape, seed=1)
     assert far(torch.autograd.grad(got, x, g)[0], torch.autograd.grad(want, x, g)[0]) < 1e-6
@@ -111,7 +113,8 @@ def test_what_is_not_a_number_stays_so(rooms):
     x = random(1, 4, 6, 6)
     x[0, 1, 2, 2], x[0, 2, 3, 3] = torch.nan, torch.inf
     want = F.max_pool2d(x, 3, 2)
-    assert torch.equal(rooms[1].max_pool(x, side=3, stride=2, out=(2, 2)).nan_to_num(7), want.nan_to_num(7))
+    got = max_pool(x, side=3, stride=2, out=(2, 2), kernel="triton")
+    assert torch.equal(got.nan_to_num(7), want.nan_to_num(7))
     assert torch.equal(rooms[1].bias_relu(x, random(4) * 0).nan_to_num(7), F.relu(x).nan_to_num(7))
 
 
@@ -121,7 +124,7 @@ def test_the_operators_are_what_torch_expects(rooms):
     for operator, given in (
         (rooms[0].bias_relu_lrn, (x, bias, 3, 2.0, 1e-2, 0.75, 2, 2)),
         (rooms[1].bias_relu, (x, bias)),
-        (rooms[1]._max_pool_with_places, (x, 3, 2, 3, 3)),
+        (maps._max_pool, (x, 3, 2, 3, 3, "triton", False)),
     ):
         said = torch.library.opcheck(operator, given)
         assert set(said.values()) == {"SUCCESS"} and len(said) >= 4
@@ -140,7 +143,7 @@ def test_no_images_are_no_images(rooms):
     for y in (
         torch.cat(rooms[0].bias_relu_lrn(x, bias, 3, 2.0, 1e-2, 0.75, 2, 2), 1),
         rooms[1].bias_relu(x, bias),
-        rooms[1].max_pool(x, side=3, stride=2, out=(3, 3)),
+        max_pool(x, side=3, stride=2, out=(3, 3), kernel="triton"),
     ):
         assert y.shape[:2] == (0, 6)
         (dx,) = torch.autograd.grad(y.sum(), x)

@@ -13,9 +13,10 @@ from alexnet.network.variants import VARIANTS, variant
 
 OTHERS = [
     replace(PLAIN, lrn="numba"),
+    replace(PLAIN, maps="numba"),
+    replace(PLAIN, lrn="numba", maps="numba", conv1="blocks", towers="apart"),
     replace(PLAIN, conv1="blocks"),
     replace(PLAIN, towers="apart"),
-    replace(PLAIN, lrn="numba", conv1="blocks", towers="apart"),
 ]
 
 
@@ -37,7 +38,7 @@ def test_every_choice_equals_the_plain_one(name):
     """Logits within 1e-5 in float32, where sums are added in another order; gradients within 1e-9 in float64.
 
     In float32 a gradient may jump: a rounding turns which of two near equal values is the largest of a pool, or the
-    sign of a ReLU's. numba's kernel has no float64: its gradients are tested by themselves (test_lrn.py).
+    sign of a ReLU's. numba's kernels have no float64: their gradients are tested by themselves (test_lrn.py, test_maps.py).
     """
     model = build(name, classes=5, seed=1).to(memory_format=torch.channels_last).train()
     side = model.variant.side
@@ -49,7 +50,7 @@ def test_every_choice_equals_the_plain_one(name):
         assert far(answers(model, kernels, images)[0], logits) < near, kernels
     model, images = model.double(), images.double()
     logits, gradients = answers(model, PLAIN, images)
-    for kernels in OTHERS[1:3]:
+    for kernels in OTHERS[3:]:
         ours, theirs = answers(model, kernels, images)
         assert far(ours, logits) < 1e-9, kernels
         largest = max(float(gradient.abs().max()) for gradient in gradients.values())  # a bias before bn has none
@@ -88,12 +89,12 @@ def test_a_relu_behind_its_pool_is_a_relu_before_it(dtype):
 
 def test_a_measurement_names_what_it_measured():
     made, measured = fastest(variant("paper"), batch=1, precision="fp32", device=torch.device("cpu"))
-    assert set(measured) == {"lrn", "conv1", "towers"}  # the rest is for a GPU
+    assert set(measured) == {"lrn", "conv1", "towers", "maps"}  # the rest is for a GPU
     for choice, seconds in measured.items():
         assert set(seconds) == set(CHOICES[choice]) - {"triton"} and min(seconds.values()) > 0
         assert getattr(made, choice) == min(seconds, key=seconds.__getitem__)
     made, measured = fastest(variant("torchvision"), batch=1, precision="fp32", device=torch.device("cpu"))
-    assert set(measured) == {"conv1"} and (made.lrn, made.towers) == (PLAIN.lrn, PLAIN.towers)
+    assert set(measured) == {"conv1", "maps"} and (made.lrn, made.towers) == (PLAIN.lrn, PLAIN.towers)
 
 
 def test_kernels_are_read_with_care(monkeypatch):
@@ -105,5 +106,6 @@ def test_kernels_are_read_with_care(monkeypatch):
     older = {name: one for name, one in PLAIN.to_json().items() if name not in ("maps", "step")}
     assert Kernels.of(older, "x") == PLAIN
     monkeypatch.setattr("alexnet.network.kernels.has_numba", lambda: False)
-    with pytest.raises(UsageError, match="numba is not installed"):
-        Kernels.of(OTHERS[0].to_json(), "environment.json").check(torch.device("cpu"), "environment.json")
+    for kernels in OTHERS[:2]:
+        with pytest.raises(UsageError, match="numba is not installed"):
+            Kernels.of(kernels.to_json(), "environment.json").check(torch.device("cpu"), "environment.json")

@@ -1,0 +1,88 @@
+"""Maps (B, C, H, W) as kernels take them, channels-last, and max-pooling by one of them.
+
+The pooling is one operator, `alexnet::max_pool`, and its backward; autograd, `torch.compile` and `torch.export` see no
+further. Two kernels compute it: "numba" (`maps_cpu.py`) on the processor and "triton" (`maps_gpu.py`) on a GPU. Both
+keep the place of each maximum in a byte, where torch keeps eight.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COMPILED = {"numba": "maps_cpu", "triton": "maps_gpu"}
+MOST_SIDE = 15  # places within a window, and one more for none of them, are a byte
+
+
+def last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous: a view of what is channels-last already."""
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def empty_map(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A channels-last map (B, C, H, W) to be filled: no view, or no one could write over it later."""
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def max_pool(x: Tensor, *, side: int, stride: int, out: tuple[int, int], kernel: str, relu: bool = False) -> Tensor:
+    """The largest of each window of side x side pixels, `stride` apart: (B, C, H, W) -> (B, C, *out), channels-last.
+
+    What a window reaches beyond the map does not count: `out` says how many there are. The gradient goes to the first
+    of equals. With `relu`, max(…, 0), which numba's kernel does in the same pass. ValueError: a side of more than 15,
+    or values that the kernel cannot take.
+    """
+    if side > MOST_SIDE:
+        raise ValueError(f"side {side}: expected {MOST_SIDE} or less")
+    if x.dtype == torch.float64 or (kernel == "numba" and (x.device.type != "cpu" or x.dtype == torch.float16)):
+        raise ValueError(f"kernel {kernel}: does not take {x.dtype} on {x.device}")
+    at_once = relu and kernel == "numba"
+    y = _max_pool(x, side, stride, *out, kernel, at_once)[0]
+    return y.relu() if relu and not at_once else y
+
+
+def _compiled(kernel: str) -> Any:
+    return import_module(f".{COMPILED[kernel]}", __package__)
+
+
+@torch.library.custom_op("alexnet::max_pool", mutates_args=())
+def _max_pool(
+    x: Tensor, side: int, stride: int, height: int, width: int, kernel: str, relu: bool
+) -> tuple[Tensor, Tensor]:
+    B, C = x.shape[:2]
+    y, places = empty_map(x, B, C, height, width), empty_map(x, B, C, height, width, dtype=torch.uint8)
+    more = {"relu": True} if relu else {}  # numba's alone has it
+    _compiled(kernel).max_pool(last(x), last(y), last(places), side=side, stride=stride, **more)
+    return y, places
+
+
+@torch.library.custom_op("alexnet::max_pool_backward", mutates_args=())
+def _max_pool_backward(g: Tensor, places: Tensor, side: int, stride: int, H: int, W: int, kernel: str) -> Tensor:
+    dx = empty_map(g, *g.shape[:2], H, W)
+    _compiled(kernel).max_pool_backward(last(g), last(places), last(dx), side=side, stride=stride)
+    return dx
+
+
+@_max_pool.register_fake
+def _(x: Tensor, side: int, stride: int, height: int, width: int, kernel: str, relu: bool) -> tuple[Tensor, Tensor]:
+    B, C = x.shape[:2]
+    return empty_map(x, B, C, height, width), empty_map(x, B, C, height, width, dtype=torch.uint8)
+
+
+@_max_pool_backward.register_fake
+def _(g: Tensor, places: Tensor, side: int, stride: int, H: int, W: int, kernel: str) -> Tensor:
+    return empty_map(g, g.shape[0], g.shape[1], H, W)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, side, stride, _, _, kernel, _ = inputs
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.rest = side, stride, x.shape[2], x.shape[3], kernel
+
+
+def _slope(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+    return _max_pool_backward(g, ctx.saved_tensors[0], *ctx.rest), None, None, None, None, None, None
+
+
+_max_pool.register_autograd(_slope, setup_context=_keep)

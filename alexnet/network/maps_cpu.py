@@ -1,0 +1,134 @@
+"""Max-pooling compiled for the processor by numba; `maps.py` says what is computed.
+
+A window's pixels lie apart and its channels beside each other, so the loop over channels is the inner one and becomes
+vectors. Forward reads each value for each window that holds it, from the cache, and notes the place of the largest;
+backward adds the slopes of a row of pixels up in a buffer, and writes that once. Windows and the width of values are
+constants of a kernel; threads are a pool of our own (`ranks.share`).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ranks import compiler, share
+from .lrn_cpu import as_array, rounded, widened
+
+NOWHERE = np.uint8(255)  # the place where the ReLU behind a window ends its slope
+compiled = compiler(nogil=True, error_model="numpy")
+Kernel = Callable[..., None]
+
+
+@cache
+def _forward(side: int, bf16: bool, relu: bool) -> Kernel:
+    """Of values (images, H, W, C) -> the largest of each window, and its place within it, (images, H', W', C)."""
+    zero, least, start = np.float32(0), np.float32(-np.inf), np.uint8(0)
+    none = np.uint16(0) if bf16 else zero
+
+    @compiled
+    def forward(x: Any, y: Any, places: Any, stride: Any) -> None:
+        images, height, width, channels = x.shape
+        for n in range(images):
+            for i in range(y.shape[1]):
+                for j in range(y.shape[2]):
+                    out, kept = y[n, i, j], places[n, i, j]
+                    for c in range(channels):
+                        best, bits, place = least, x[n, i * stride, j * stride, c], start
+                        for p in range(side):
+                            h = min(i * stride + p, height - 1)  # beyond the map its edge again, which is no larger
+                            for q in range(side):
+                                given = x[n, h, min(j * stride + q, width - 1), c]
+                                value = widened(given) if bf16 else given
+                                better = value > best or value != value  # the first of equals, the last NaN: torch's
+                                best = value if better else best
+                                bits = given if better else bits
+                                place = np.uint8(p * side + q) if better else place
+                        if relu:
+                            bits = none if best <= zero else bits
+                            place = NOWHERE if best <= zero else place
+                        out[c] = bits
+                        kept[c] = place
+
+    return forward
+
+
+@cache
+def _backward(side: int, bf16: bool) -> Kernel:
+    """Of slopes and places (images, H', W', C) -> dx (images, H, W, C)."""
+    zero = np.float32(0)
+
+    @compiled
+    def backward(g: Any, places: Any, dx: Any, stride: Any) -> None:
+        images, height, width, channels = dx.shape
+        rows, columns = g.shape[1], g.shape[2]
+        sums = np.empty((width, channels), np.float32)
+        for n in range(images):
+            for h in range(height):
+                sums[:] = 0
+                for i in range(max(0, (h - side + stride) // stride), min(h // stride + 1, rows)):
+                    first = (h - i * stride) * side
+                    for j in range(columns):
+                        slopes, kept = g[n, i, j], places[n, i, j]
+                        for q in range(min(side, width - j * stride)):
+                            to, here = sums[j * stride + q], np.uint8(first + q)
+                            for c in range(channels):
+                                slope = widened(slopes[c]) if bf16 else slopes[c]
+                                to[c] += slope if kept[c] == here else zero
+                for w in range(width):
+                    out = dx[n, h, w]
+                    for c in range(channels):
+                        out[c] = rounded(sums[w, c]) if bf16 else sums[w, c]
+
+    return backward
+
+
+@cache
+def _rectified(side: int) -> Kernel:
+    """Of bfloat16 as uint16, none below 0, (images, H, W, C) -> the largest of each window, (images, H', W', C).
+
+    Such are in the order of their bits but for the sign of a zero or a NaN, and a NaN comes behind all.
+    """
+    mask = np.uint16(0x7FFF)
+
+    @compiled
+    def rectified(x: Any, y: Any, stride: Any) -> None:
+        images, height, width, channels = x.shape
+        lines = x.reshape(images, height, width * channels)
+        line = np.empty(width * channels, np.uint16)  # the largest of the rows of a window
+        largest = line.reshape(width, channels)
+        for n in range(images):
+            for i in range(y.shape[1]):
+                for c in range(width * channels):
+                    best = lines[n, i * stride, c] & mask
+                    for p in range(1, side):
+                        best = max(best, lines[n, min(i * stride + p, height - 1), c] & mask)
+                    line[c] = best
+                for j in range(y.shape[2]):
+                    out = y[n, i, j]
+                    for c in range(channels):
+                        best = largest[j * stride, c]
+                        for q in range(1, side):
+                            best = max(best, largest[min(j * stride + q, width - 1), c])
+                        out[c] = best
+
+    return rectified
+
+
+def max_pool_rectified(x: Tensor, y: Tensor, *, side: int, stride: int) -> None:
+    """Values in bfloat16 (B, H, W, C), contiguous, none below 0 -> y (B, H', W', C): `max_pool` without the places."""
+    share(_rectified(side), [as_array(x), as_array(y)], stride)
+
+
+def max_pool(x: Tensor, y: Tensor, places: Tensor, *, side: int, stride: int, relu: bool = False) -> None:
+    """Values (B, H, W, C), contiguous -> y and places (B, H', W', C); with `relu` of max(…, 0)."""
+    kernel = _forward(side, x.dtype == torch.bfloat16, relu)
+    share(kernel, [as_array(x), as_array(y), places.numpy()], stride)
+
+
+def max_pool_backward(g: Tensor, places: Tensor, dx: Tensor, *, side: int, stride: int) -> None:
+    """Slopes and places (B, H', W', C), contiguous -> dx (B, H, W, C)."""
+    kernel = _backward(side, g.dtype == torch.bfloat16)
+    share(kernel, [as_array(g), places.numpy(), as_array(dx)], stride)
