@@ -194,7 +194,8 @@ def _openvino(content: bytes, precision: str) -> Network:
     """An ONNX file's content, compiled for the processor. Pictures are taken as they lie: channels last.
 
     It is compiled for each size of a batch, but for one that fills more than half of another's, since for any size the
-    maps would be turned round and back (docs/log.md).
+    maps would be turned round and back (docs/log.md). Each has its own copy of the weights; one that a later one can
+    stand for is dropped.
     """
     try:
         import openvino as ov
@@ -217,8 +218,10 @@ def _openvino(content: bytes, precision: str) -> Network:
 
     def run(images: Tensor) -> Tensor:
         count = len(images)
-        size = min((one for one in requests if count <= one < 2 * count), default=count)
+        size = min((one for one in requests if count <= one < 2 * count), default=max(count, 1))
         if size not in requests:
+            for served in [one for one in requests if one <= size < 2 * one]:
+                del requests[served]
             fixed = model.clone()
             fixed.reshape([size, *fixed.inputs[0].partial_shape[1:]])
             requests[size] = core.compile_model(fixed, "CPU", options).create_infer_request()

@@ -84,7 +84,7 @@ class Kernels:
         return asdict(self)
 
     def __str__(self) -> str:
-        """For a person; of what is for a GPU only, where it is used."""
+        """For a person; of the later choices, what is not the plain one."""
         said = self.to_json().items()
         return ", ".join(f"{name} {one}" for name, one in said if name not in LATER or one != getattr(PLAIN, name))
 
@@ -93,7 +93,10 @@ PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped", maps="torch", ste
 
 
 def unmeasured(device: torch.device) -> Kernels:
-    """What is compiled for the device where that is installed, else `PLAIN`: for work of many batches."""
+    """What is compiled for the device where that is installed, else `PLAIN`: for work of many batches.
+
+    On the processor it takes float32 and bfloat16, and is a ValueError of other values.
+    """
     return replace(PLAIN, lrn=_here("lrn", device)[-1], maps=_here("maps", device)[-1])
 
 

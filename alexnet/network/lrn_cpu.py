@@ -27,6 +27,8 @@ compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp
 inlined = njit(inline="always", error_model="numpy")
 
 
+# These are inlined into kernels of other files too (maps_cpu.py, ../data/augment_cpu.py). numba keeps a kernel on disk
+# until its own file changes: whoever changes these changes a line there as well.
 @inlined
 def widened(bits: Any) -> Any:
     """bfloat16 as uint16 -> float32."""

@@ -29,16 +29,18 @@ def max_pool(x: Tensor, *, side: int, stride: int, out: tuple[int, int], kernel:
     """The largest of each window of side x side pixels, `stride` apart: (B, C, H, W) -> (B, C, *out), channels-last.
 
     What a window reaches beyond the map does not count: `out` says how many there are. The gradient goes to the first
-    of equals. With `relu`, max(…, 0), which numba's kernel does in the same pass. ValueError: a side of more than 15,
-    or values that the kernel cannot take.
+    of equals. With `relu`, which numba's kernel has, max(…, 0). ValueError: a side of more than 15, no window, or one
+    that lies beyond the map, or what the kernel cannot take.
     """
     if side > MOST_SIDE:
         raise ValueError(f"side {side}: expected {MOST_SIDE} or less")
+    if not all(0 <= (n - 1) * stride < length for n, length in zip(out, x.shape[2:], strict=True)):
+        raise ValueError(f"{tuple(x.shape[2:])} pixels have no {tuple(out)} windows of {side} x {side}")
+    if relu and kernel != "numba":
+        raise ValueError(f"kernel {kernel}: has no ReLU")
     if x.dtype == torch.float64 or (kernel == "numba" and (x.device.type != "cpu" or x.dtype == torch.float16)):
         raise ValueError(f"kernel {kernel}: does not take {x.dtype} on {x.device}")
-    at_once = relu and kernel == "numba"
-    y = _max_pool(x, side, stride, *out, kernel, at_once)[0]
-    return y.relu() if relu and not at_once else y
+    return _max_pool(x, side, stride, *out, kernel, relu)[0]
 
 
 def _compiled(kernel: str) -> Any:

@@ -42,7 +42,7 @@ def _forward(side: int, bf16: bool, relu: bool) -> Kernel:
                             for q in range(side):
                                 given = x[n, h, min(j * stride + q, width - 1), c]
                                 value = widened(given) if bf16 else given
-                                better = value > best or value != value  # the first of equals, the last NaN: torch's
+                                better = value > best or (value != value and best == best)  # the first of equals
                                 best = value if better else best
                                 bits = given if better else bits
                                 place = np.uint8(p * side + q) if better else place

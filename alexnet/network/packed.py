@@ -41,8 +41,10 @@ def packed(model: AlexNet, dtype: torch.dtype, *, batch: int) -> Step:
             case Linear():
                 steps.append(_linear(row, model, dtype, batch, then))
             case MaxPool():
-                ours = model.kernels.maps == "numba" and dtype == torch.bfloat16 and batch > 1 and not below
-                steps.append(partial(_rectified if ours else _pooled, row))
+                # of one picture, or in fp32, the network is no faster for a kernel of ours (docs/log.md)
+                kernels = model.kernels if dtype == torch.bfloat16 and batch > 1 else PLAIN
+                rectified = kernels.maps == "numba" and not below
+                steps.append(partial(_rectified, row) if rectified else partial(pooled, row, kernels=kernels))
             case _ if not joined:
                 steps.append(partial(_own, model, row, index))
             case _:
@@ -62,12 +64,8 @@ def _own(model: AlexNet, row: Row, index: int, x: Tensor) -> Tensor:
     return model.layer(row, x, None, index, inplace=False)
 
 
-def _pooled(row: MaxPool, x: Tensor) -> Tensor:
-    return pooled(row, x, PLAIN)  # at test torch's is quick: it keeps no places
-
-
 def _rectified(row: MaxPool, x: Tensor) -> Tensor:
-    """The same of values that are not below 0, compiled; of one picture, or in fp32, it would not be faster."""
+    """`pooled`, of values that are not below 0 in bfloat16: the same bits."""
     from .maps_cpu import max_pool_rectified
 
     _, height, width = out_shape(row, (x.shape[1], x.shape[2], x.shape[3]), 1)

@@ -112,6 +112,26 @@ def test_pools_of_many_pictures_change_no_bit(name, monkeypatch):
         assert len(counted) == pools
 
 
+def test_openvino_keeps_few_sizes_and_takes_any(monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    made = []
+    own = openvino.Core.compile_model
+
+    def compile_model(core, model, *rest):
+        made.append(model.inputs[0].shape[0])
+        return own(core, model, *rest)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    net = build("tiny", 10, seed=1)
+    _, logits = backend(net, "openvino", precision="fp32", device=CPU, pictures=lambda: images("tiny", 2),
+                        calibration=lambda: (images("tiny", 2), "noise"))  # fmt: skip
+    for count in (3, 4, 5, 2, 3, 1, 0):
+        given = images("tiny", count)
+        with torch.inference_mode():
+            assert torch.allclose(logits(given), net(given), rtol=1e-4, atol=1e-4)
+    assert made == [2, 3, 4, 5, 2, 1]  # 3 fills more than half of 5; 5 took the place of 3 and 4, which took that of 2
+
+
 def test_agreement_by_hand():
     reference = torch.tensor([[1.0, 2.0], [4.0, 3.0]])
     found = Agreement.of(torch.tensor([[1.0, 2.5], [3.0, 3.5]]), reference)

@@ -111,9 +111,24 @@ def test_no_images_are_no_images():
     assert y.shape == (0, 6, 3, 3) and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
+def test_not_a_number_in_a_window_beyond_the_map_has_its_slope():
+    x = torch.zeros(1, 1, 4, 4)
+    x[..., 3, 3] = torch.nan
+    x.requires_grad_()
+    y = max_pool(x, side=3, stride=2, out=(2, 2), kernel="numba")
+    assert y[0, 0, 1, 1].isnan() and float(torch.autograd.grad(y, x, torch.ones_like(y))[0][0, 0, 3, 3]) == 1
+
+
 def test_what_a_kernel_cannot_take_is_refused():
     for x in (random(1, 2, 5, 5).double(), random(1, 2, 5, 5).half(), random(1, 2, 5, 5).to("meta")):
         with pytest.raises(ValueError, match=f"numba: does not take {x.dtype} on {x.device}"):
             max_pool(x, side=3, stride=2, out=(2, 2), kernel="numba")
+    edge = random(1, 1, 5, 5)
+    assert max_pool(edge, side=3, stride=2, out=(3, 2), kernel="numba").shape[2:] == (3, 2)  # begins within the map
+    for x, out in ((edge, (4, 2)), (random(1, 1, 2, 2), (0, 0)), (torch.empty(1, 1, 0, 4), (1, 1))):
+        with pytest.raises(ValueError, match="have no"):
+            max_pool(x, side=3, stride=2, out=out, kernel="numba")
+    with pytest.raises(ValueError, match="has no ReLU"):
+        max_pool(random(1, 1, 5, 5), side=3, stride=2, out=(2, 2), kernel="triton", relu=True)
     with pytest.raises(ValueError, match="side 16"):
         max_pool(random(1, 1, 20, 20), side=16, stride=2, out=(3, 3), kernel="numba")
