@@ -140,7 +140,7 @@ def _launches(
         }  # fmt: skip
 
 
-def narrow(x: Tensor) -> Tensor:
+def checked(x: Tensor) -> Tensor:
     """x itself. ValueError for float64."""
     if x.dtype == torch.float64:
         raise ValueError("the kernels for a GPU compute in float32, not in float64")
@@ -155,7 +155,7 @@ def bias_relu_lrn(
 
     Each is channels-last; `parts` is 1 or divides `towers`.
     """
-    values = last(narrow(x))
+    values = last(checked(x))
     B, C, H, W = x.shape
     ys = [empty_map(x, B, C // parts, H, W) for _ in range(parts)]
     form = {"size": size, "k": k, "a": a, "beta": beta, "towers": towers}

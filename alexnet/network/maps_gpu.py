@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .lrn_gpu import narrow
+from .lrn_gpu import checked
 from .maps import empty_map, last
 
 RELU, POOL = (2048, 128), (1024, 32)  # values of a tile, and how many channels it has at most
@@ -104,7 +104,7 @@ def _tiles(x: Tensor, tile: tuple[int, int]) -> tuple[tuple[int, int], dict[str,
 @torch.library.custom_op("alexnet::bias_relu", mutates_args=())
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
     """max(x + bias, 0), x (B, C, H, W) and bias (C,) -> (B, C, H, W) channels-last; the sum is float32."""
-    values, y = last(narrow(x)), empty_map(x, *x.shape)
+    values, y = last(checked(x)), empty_map(x, *x.shape)
     pixels = values.numel() // values.shape[-1]
     grid, tile = _tiles(values, RELU)
     _bias_relu[grid](values, bias, last(y), pixels, values.shape[-1], **tile)
