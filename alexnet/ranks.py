@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,17 @@ def memory(device: torch.device) -> int:
     return min(whole, int(said)) if said.isdigit() else whole
 
 
+def spare_memory() -> int:
+    """Bytes that a process may fill with what it could do without: a quarter of its memory, half of what is free."""
+    quarter = memory(torch.device("cpu")) // 4
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return quarter
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min(quarter, *(one // 2 for one in free))
+
+
 def processor() -> str:
     """The processor's name."""
     try:
@@ -137,8 +148,31 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
 
+WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+forked = False  # whether this process began as another's copy, which has none of its threads
+
+
+@cache
+def _team() -> Callable[..., None] | None:
+    """GNU OpenMP's call of a function by each of a team of threads, (function, its argument, threads, flags), in the
+    library that torch has loaded; LLVM's and Intel's have it too. None: there is none, or it would wait for threads
+    that stayed behind in a parent.
+    """
+    call = None if forked or platform.system() != "Linux" else getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if call is not None:
+        call.argtypes, call.restype = [WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return call
+
+
+def _after_fork() -> None:
+    global forked
+    forked = True
+    _pool.cache_clear()
+    _team.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _call(kernel: Callable[..., None], *given: Any) -> None:
@@ -149,13 +183,30 @@ def _call(kernel: Callable[..., None], *given: Any) -> None:
 
 
 def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any) -> None:
-    """A compiled kernel on equal parts of the arrays' first axis, one a thread; no result may depend on the parts."""
+    """A compiled kernel on equal parts of the arrays' first axis, one a thread; no result may depend on the parts.
+
+    The threads are those of torch's own operators where they can be had: after one of these they still wait awake for
+    the next, and other threads would have to wait for a core.
+    """
     threads = max(1, min(torch.get_num_threads(), len(arrays[0])))
     parts = list(zip(*(np.array_split(array, threads) for array in arrays), strict=True))
-    waiting = [_pool(threads).submit(_call, kernel, *part, *rest) for part in parts[1:]]
-    _call(kernel, *parts[0], *rest)
-    for one in waiting:
-        one.result()
+    coming, failed, team = iter(parts), list[BaseException](), _team() if threads > 1 else None
+
+    def work(_: int | None = None) -> None:
+        try:
+            for part in coming:
+                _call(kernel, *part, *rest)
+        except BaseException as reason:  # for the caller
+            failed.append(reason)
+
+    if team is not None:
+        team(WORK(work), None, threads, 0)
+    else:
+        others = [_pool(threads).submit(work) for _ in parts[1:]]
+        work()
+        wait(others)
+    if failed:
+        raise failed[0]
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's <malloc.h>

@@ -103,3 +103,56 @@ def test_threads_share_one_heap(tmp_path):
         pytest.skip("only glibc has the switch")
     many = heaps(tmp_path / "many", keep=False)
     assert many >= 8 and heaps(tmp_path / "one", keep=True) <= many - 6
+
+
+PARTS = """
+import os
+import sys
+import threading
+import numpy as np
+import torch
+from alexnet import ranks
+torch.set_num_threads(3)
+torch.ones(1 << 22).add_(1)  # torch's threads are there
+def count(x):
+    who.add(threading.get_ident())
+    x += 1
+x = np.zeros(99_999, np.float32)
+who = set()
+for _ in range(200):
+    ranks.share(count, [x])
+assert (x == 200).all(), "a part was left out, or done twice"
+class Odd(Exception):
+    pass
+def fails(x):
+    raise Odd("no")
+for _ in range(3):
+    try:
+        ranks.share(fails, [x])
+    except Odd:
+        continue
+    sys.exit("the error was lost")
+if os.fork() == 0:
+    y = np.zeros(999, np.float32)
+    ranks.share(count, [y])
+    os._exit(0 if (y == 1).all() else 1)
+_, status = os.wait()
+assert status == 0
+print(ranks._team() is not None, len(who), {thread.name[:6] for thread in threading.enumerate()})
+"""
+
+
+@pytest.mark.parametrize("system", ["Linux", "Other"])
+def test_a_kernel_gets_each_part_once_wherever_its_threads_come_from(system):
+    """From torch's own threads, or where those cannot be had from a pool; errors come out, and a fork goes on."""
+    program = f"import platform\nplatform.system = lambda: {system!r}\n{PARTS}"
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert said.returncode == 0, said.stderr
+    team, threads, names = said.stdout.split(" ", 2)
+    if system == "Linux" and platform.system() == "Linux":
+        assert team == "True" and "kernel" not in names
+    else:
+        assert team == "False" and "kernel" in names
+    assert 1 <= int(threads) <= (3 if team == "True" else 4)

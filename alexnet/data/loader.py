@@ -1,5 +1,6 @@
 """Samples in order -> uint8 batches, prepared by threads: decoders release the interpreter's lock."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +23,52 @@ from .samples import Samples
 from .threads import PATIENCE, Task, Threads, path_of
 
 Image = NDArray[np.uint8]
-Prepare = Callable[[bytes, int, int, int], Image]  # (content, row, n, epoch) -> an image of the batch
 BadImages = Literal["error", "skip"]
 Made = TypeVar("Made")
+
+ENOUGH: Final = 256  # pictures that say how large those of the whole set are
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """How an image of a batch is made: `decode`, of a row's bytes and the row, gives what is the same in every epoch,
+    and `view`, of that and its place (n, epoch), the image.
+    """
+
+    decode: Callable[[bytes, int], Image]
+    view: Callable[[Image, int, int], Image]
+
+
+class Kept:
+    """The decoded pictures of a set, kept in memory by their rows, if all of them fit into `limit` bytes.
+
+    None is kept any more as soon as those had so far say that the whole set would not.
+    """
+
+    def __init__(self, pictures: int, limit: int) -> None:
+        self.pictures, self.limit = pictures, limit
+        self.bytes = 0
+        self._kept: dict[int, Image] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, row: int) -> Image | None:
+        """A row's picture, if it was had before."""
+        return self._kept.get(row)
+
+    def add(self, row: int, picture: Image) -> None:
+        """Keeps a picture, which no one may write to from now on."""
+        with self._lock:
+            if row in self._kept or not self.limit:
+                return
+            self._kept[row] = picture
+            self.bytes += picture.nbytes
+            seen = len(self._kept)
+            if self.bytes > self.limit or (seen >= ENOUGH and self.bytes * self.pictures > self.limit * seen):
+                self._kept.clear()
+                self.bytes = self.limit = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +125,7 @@ def _stored(samples: Samples, data: bytes, row: int, preprocess: Preprocess) -> 
 def stored(samples: Samples, preprocess: Preprocess) -> Prepare:
     """Prepares the stored form; DataError: the samples are other stored forms already."""
     samples.check_shaping(preprocess)
-    return lambda data, row, n, epoch: _stored(samples, data, row, preprocess)
+    return Prepare(lambda data, row: _stored(samples, data, row, preprocess), lambda picture, n, epoch: picture)
 
 
 def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: float) -> Prepare:
@@ -90,14 +134,16 @@ def original(samples: Samples, preprocess: Preprocess, *, seed: int, scale: floa
     `scale` is the smallest share of the area that a crop takes.
     """
 
-    def prepare(data: bytes, row: int, n: int, epoch: int) -> Image:
+    def whole(data: bytes, row: int) -> Image:
         with _named(samples, row):
-            image = decode(data, "", exif=preprocess.exif)
-        draw = uniform(seed, epoch, np.array([n]), count=40, purpose=1)[0]
-        box = resized_box(image.shape[0], image.shape[1], draw, smallest=scale)
-        return random_resized(image, box, side=preprocess.side, filter=preprocess.filter)
+            return decode(data, "", exif=preprocess.exif)
 
-    return prepare
+    def crop(picture: Image, n: int, epoch: int) -> Image:
+        draw = uniform(seed, epoch, np.array([n]), count=40, purpose=1)[0]
+        box = resized_box(picture.shape[0], picture.shape[1], draw, smallest=scale)
+        return random_resized(picture, box, side=preprocess.side, filter=preprocess.filter)
+
+    return Prepare(whole, crop)
 
 
 def batches(
@@ -111,10 +157,12 @@ def batches(
     pinned: bool = False,
     ahead: int = 3,
     patience: float = PATIENCE,
+    kept: Kept | None = None,
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
-    `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. Up to `ahead`
+    `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. A picture that
+    is `kept` is neither read nor decoded again. Up to `ahead`
     batches are made while the caller works, with `threads=0` none: a thread makes one when it is asked for. A bad image
     ends the iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`. The
     other errors are those of `Task.result`.
@@ -130,9 +178,14 @@ def batches(
                     samples.read_into(row, images[i])
                     reading += time.monotonic() - asked
                     continue
-                data = samples.read(row)
-                reading += time.monotonic() - asked
-                images[i] = prepare(data, row, int(place.n[i]), place.epoch)
+                picture = None if kept is None else kept.get(row)
+                if picture is None:
+                    data = samples.read(row)
+                    reading += time.monotonic() - asked
+                    picture = prepare.decode(data, row)
+                    if kept is not None:
+                        kept.add(row, picture)
+                images[i] = prepare.view(picture, int(place.n[i]), place.epoch)
             except BadImage as reason:
                 if bad_images == "error":
                     raise

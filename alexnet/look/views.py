@@ -109,8 +109,8 @@ def drawn(samples: Samples, loaded: Loaded, run: Run, count: int) -> NDArray[np.
     n = np.arange(count)
     if said.crop == "original":
         prepare = original(samples, loaded.preprocess, seed=said.seed, scale=said.crop_scale)
-        content = samples.read(0)
-        images = torch.from_numpy(np.stack([prepare(content, 0, at, 0) for at in range(count)]))
+        picture = prepare.decode(samples.read(0), 0)
+        images = torch.from_numpy(np.stack([prepare.view(picture, at, 0) for at in range(count)]))
     else:
         samples.check_shaping(loaded.preprocess)
         images = torch.from_numpy(pixels(samples, 0, loaded.preprocess))[None].repeat(count, 1, 1, 1)

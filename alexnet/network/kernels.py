@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     # bias and ReLU
     "maps": ("torch", "numba", "triton"),
     "step": ("launches", "graph"),  # kernel by kernel; forward and backward as one CUDA graph
+    "update": ("torch", "numba"),  # torch's; where bf16 is multiplied, with gradients and copies in bf16 (optim.py)
 }
 # what is for one kind of device only
 DEVICES = {
@@ -38,12 +39,13 @@ DEVICES = {
     ("maps", "numba"): "cpu",
     ("maps", "triton"): "cuda",
     ("step", "graph"): "cuda",
+    ("update", "numba"): "cpu",
 }
 REPEATS = 3  # of each alternative, in turn
 MOST_IMAGES = {"cpu": 32, "cuda": 512}  # what is faster for so many is taken to be so for more
 
 
-LATER = {"maps", "step"}  # choices that the first runs did not have
+LATER = {"maps", "step", "update"}  # choices that the first runs did not have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,7 @@ class Kernels:
     towers: str
     maps: str
     step: str
+    update: str
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -71,7 +74,7 @@ class Kernels:
 
     def check(self, device: torch.device, where: str) -> None:
         """UsageError naming `where`: a kernel is not installed here, or not for the device."""
-        if "numba" in (self.lrn, self.maps) and not has_numba():
+        if "numba" in (self.lrn, self.maps, self.update) and not has_numba():
             raise UsageError(f"{where}: kernels: numba: numba is not installed here (pip install 'alexnet[fast]')")
         if "triton" in (self.lrn, self.maps) and not has_triton():
             raise UsageError(f"{where}: kernels: triton: Triton is not installed here (pip install triton)")
@@ -89,7 +92,7 @@ class Kernels:
         return ", ".join(f"{name} {one}" for name, one in said if name not in LATER or one != getattr(PLAIN, name))
 
 
-PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped", maps="torch", step="launches")
+PLAIN = Kernels(lrn="torch", conv1="direct", towers="grouped", maps="torch", step="launches", update="torch")
 
 
 def unmeasured(device: torch.device) -> Kernels:
@@ -234,9 +237,10 @@ def fastest(
     made, measured = PLAIN, dict[str, dict[str, float]]()
     for choice in CHOICES:
         alternatives = _here(choice, device)
-        if choice == "step":  # not measured: a graph is the same kernels without their launches
-            made = replace(made, step=alternatives[-1])
-        if choice == "step" or len(alternatives) == 1:
+        # not measured: a graph is the same kernels without their launches, an update the same with fewer bytes
+        if choice == "step" or (choice == "update" and precision == "bf16"):
+            made = replace(made, **{choice: alternatives[-1]})
+        if choice in ("step", "update") or len(alternatives) == 1:
             continue
         # held until they are measured: what a graph reads must stay where it is
         launched = {one: _layers(variant, replace(PLAIN, **{choice: one}), choice, images, dtype, device)

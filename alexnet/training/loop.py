@@ -13,10 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
+from torch.func import functional_call
 
 from .. import files, stop
 from ..data.augment import Augment, Normalise, train_views
-from ..data.loader import BadImages, Batch, Places, Prepare, batches, original, stored
+from ..data.loader import BadImages, Batch, Kept, Places, Prepare, batches, original, stored
 from ..data.order import balanced, nth
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
@@ -30,7 +32,7 @@ from ..weights import checkpoint
 from ..weights.checkpoint import Checkpoint, Store
 from ..weights.run import Run, fit
 from .graph import Graphed, Pass
-from .optim import rate, set_rate
+from .optim import SGD, rate, set_rate
 from .recipes import Recipe
 
 RECORD_EVERY = 10  # steps a line of metrics.jsonl
@@ -121,6 +123,7 @@ class Job:
     threads: int = 2
     bad_images: BadImages = "error"
     balance: bool = False
+    kept: Kept | None = None  # the decoded pictures, where they are kept in memory
     save_every: int = 1000
     going_on: str = "run it again to go on"  # what a person does after a signal
     deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
@@ -134,6 +137,13 @@ class Job:
         """The pass of a step, as the network's kernels say: launched kernel by kernel, or one graph."""
         launched = partial(there_and_back, self)
         return Graphed(launched, list(self.model.parameters())) if self.model.kernels.step == "graph" else launched
+
+    def halves(self) -> dict[str, nn.Parameter]:
+        """The copies of weights in bfloat16 that a pass goes through, if the update keeps such; of whole batches only,
+        for gradients of parts add up in float32.
+        """
+        kept = self.model.kernels.update == "numba" and self.precision == "bf16" and self.accumulate == 1
+        return self.rule.halves(self.model) if kept and isinstance(self.rule, SGD) else {}
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
@@ -223,10 +233,10 @@ def there_and_back(
     scale = 1.0 if job.recipe.loss == "double-softmax-sum" else 1.0 / total
     loss_sum = torch.zeros((), device=job.device)
     correct = torch.zeros((), dtype=torch.int64, device=job.device)
-    begin = 0
+    begin, halves = 0, job.halves()
     for x, y in zip(images.tensor_split(job.accumulate), labels.tensor_split(job.accumulate), strict=True):
         with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
-            logits = job.model(x, replace(draw, offset=begin))
+            logits = functional_call(job.model, halves, (x, replace(draw, offset=begin)))
         loss = loss_of(job.recipe, logits.float(), y)
         (loss * scale).backward()
         loss_sum += loss.detach()
@@ -264,6 +274,8 @@ def where_time_went(spent: Spent, job: Job) -> str:
     total = max(sum(work.values()), 1e-9)
     parts = ", ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in work.items())
     line = f"first epoch: {100 * share:.0f} % of the time waiting for data: {parts}"
+    if job.kept:
+        return f"{line} -> {job.kept.bytes / 1e9:.1f} GB of pictures stay in memory: later epochs decode none"
     if share < WAITS:
         return line
     if spent.read > spent.decode:
@@ -291,6 +303,7 @@ def run(job: Job) -> Iterator[Record]:
         threads=job.threads,
         bad_images=job.bad_images,
         pinned=job.device.type == "cuda",
+        kept=job.kept,
     )
     resumed_seconds, begin = state.seconds, time.monotonic()
     line, epoch = Spent(), Spent()
@@ -647,9 +660,10 @@ def layers(job: Job, images: torch.Tensor, before: dict[str, torch.Tensor]) -> R
     gradients: dict[str, float] = {}
     updates: dict[str, float] = {}
     for name, parameter in job.model.named_parameters():
-        if name.endswith(".weight") and parameter.grad is not None:
+        gradient = job.rule.gradient(parameter) if isinstance(job.rule, SGD) else parameter.grad
+        if name.endswith(".weight") and gradient is not None:
             layer = name.removesuffix(".weight")
-            gradients[layer] = float(parameter.grad.norm())
+            gradients[layer] = float(gradient.norm())
             change = (parameter.detach() - before[name]).norm()
             updates[layer] = float(change / before[name].norm().clamp_min(1e-12))
     job.model.eval()

@@ -48,6 +48,70 @@ class AdamTF1(torch.optim.Optimizer):
             torch._foreach_addcdiv_(weights, m, below, -rate)
 
 
+class SGD(torch.optim.SGD):
+    """torch's, by its fused kernel; or, of weights with copies in bfloat16 (`halves`), by one that reads gradients and
+    writes the copies in bfloat16: the same but for rounding.
+
+    A weight that is cast for each pass, and whose gradient is cast back for each update, takes 32 bytes of memory to
+    and fro; so it takes 20, and memory is what an update waits for.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], recipe: Recipe) -> None:
+        super().__init__(params, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+        self._halves: dict[nn.Parameter, tuple[nn.Parameter, int]] = {}  # by the weight, which had this version
+
+    def halves(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Copies in bfloat16 of the weights that it updates, by their names, to pass through in their place: gradients
+        gather there. None without momentum.
+        """
+        if not all(group["momentum"] for group in self.param_groups):
+            return {}
+        updated = {weight for group in self.param_groups for weight in group["params"]}
+        found: dict[str, nn.Parameter] = {}
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1 or weight not in updated:
+                continue
+            half, version = self._halves.get(weight, (None, -1))
+            if half is None:
+                half = nn.Parameter(weight.detach().bfloat16())
+            elif version != weight._version:  # someone else has written it
+                with torch.no_grad():
+                    half.copy_(weight)
+            self._halves[weight] = half, weight._version
+            found[name] = half
+        return found
+
+    def gradient(self, weight: nn.Parameter) -> torch.Tensor | None:
+        """A weight's, of float32, wherever it lies."""
+        half = self._halves[weight][0].grad if weight in self._halves else None
+        return weight.grad if half is None else half.float()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients."""
+        super().zero_grad(set_to_none)
+        for half, _ in self._halves.values():
+            half.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]
+        """One update of every parameter that has a gradient, or whose copy has one."""
+        super().step()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                half = self._halves[weight][0] if weight in self._halves else None
+                if half is None or half.grad is None:
+                    continue
+                from .optim_cpu import update
+
+                state = self.state[weight]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                update(
+                    weight, state["momentum_buffer"], half, half.grad, rate=group["lr"], decay=group["weight_decay"],
+                    momentum=group["momentum"], nesterov=group["nesterov"],
+                )  # fmt: skip
+
+
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's rule over the weights and, in a group of their own, the biases of what is not frozen."""
     weights: list[nn.Parameter] = []
@@ -65,7 +129,7 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise UsageError(f"freeze={','.join(recipe.freeze)}: every layer is frozen; nothing is left to train")
     if recipe.optimizer == "adam-tf1":
         return AdamTF1(groups, recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    return SGD(groups, recipe)
 
 
 def rate(recipe: Recipe, step: int, *, steps: int, epoch_steps: int, drops: int) -> float:

@@ -27,7 +27,7 @@ from .. import files, stop
 from ..data.augment import FEW as FEW_CROPS
 from ..data.cache import cache_folder
 from ..data.classes import Classes
-from ..data.loader import BadImages, Batch, batches
+from ..data.loader import BadImages, Batch, Kept, batches
 from ..data.preprocess import MEAN_FILE, Preprocess, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
@@ -40,7 +40,17 @@ from ..network.capture import WARM
 from ..network.cost import cost
 from ..network.kernels import CHOICES, PLAIN, Kernels, fastest
 from ..network.variants import BatchNorm, Conv, He, Linear, Variant, layer_name, variant
-from ..ranks import cores, device_of, has_numba, has_triton, memory, multiply_in, precision_of, processor
+from ..ranks import (
+    cores,
+    device_of,
+    has_numba,
+    has_triton,
+    memory,
+    multiply_in,
+    precision_of,
+    processor,
+    spare_memory,
+)
 from ..weights import checkpoint
 from ..weights.checkpoint import KEEP, Checkpoint, Store
 from ..weights.run import NO_MEAN, Loaded, Run, open_run, preprocess_of, run_named, stands_in
@@ -87,6 +97,7 @@ class Asked:
     bad_images: BadImages = "error"
     save_every: int = 1000
     keep: int = KEEP
+    in_memory: str = "auto"
     on_nan: str = "stop"
     resume: tuple[str, str] | None = None  # ("exact", the checkpoint to go on from)
     allow_change: str | None = None  # names with commas between
@@ -239,6 +250,8 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         raise UsageError(f"--keep {asked.keep}: must be at least 1")
     if asked.on_nan not in ("stop", "rollback"):
         raise UsageError(f"--on-nan {asked.on_nan}: unknown; known are stop, rollback")
+    if asked.in_memory not in ("auto", "no"):
+        raise UsageError(f"--in-memory {asked.in_memory}: unknown; known are auto, no")
     if asked.save_every < 1:
         raise UsageError(f"--save-every {asked.save_every}: must be at least 1")
     if asked.workers is not None:
@@ -316,6 +329,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         threads=threads,
         bad_images=asked.bad_images,
         balance=asked.balance,
+        kept=None if asked.in_memory == "no" or data.train.raw else Kept(len(data.train), spare_memory()),
         save_every=asked.save_every,
         going_on="run it again, without --resume, to go on" if asked.resume else Job.going_on,
     )
@@ -433,6 +447,11 @@ def warm(job: Job) -> None:
     with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
         job.model(images[:1]).float().sum().backward()
     job.model.zero_grad(set_to_none=True)
+    if job.halves():
+        from .optim_cpu import update
+
+        one, half = torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16)
+        update(one, one.clone(), half, half.clone(), rate=0.0, decay=0.0, momentum=0.0, nesterov=False)
 
 
 @dataclass(frozen=True)

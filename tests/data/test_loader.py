@@ -1,9 +1,11 @@
 """Batches: the same pixels by whatever road, in the order asked for, at any number of threads."""
 
 import json
+import shutil
 import tarfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from torchvision.transforms import RandomResizedCrop
 from alexnet.data import threads
 from alexnet.data.augment import resized_box
 from alexnet.data.classes import Classes
-from alexnet.data.loader import Batch, Places, batches, original, pixels, stored
+from alexnet.data.loader import Batch, Kept, Places, Prepare, batches, original, pixels, stored
 from alexnet.data.order import uniform
 from alexnet.data.pack import pack
 from alexnet.data.preprocess import Preprocess
@@ -53,6 +55,10 @@ def folder(tmp_path_factory) -> Path:
 def places(rows: list[list[int]], epoch: int = 0) -> list[Places]:
     begin = np.cumsum([0, *(len(part) for part in rows)])
     return [Places(np.array(part), np.arange(len(part)) + b, epoch) for part, b in zip(rows, begin, strict=False)]
+
+
+def as_decoded(decode: Callable[[bytes, int], np.ndarray]) -> Prepare:
+    return Prepare(decode, lambda picture, n, epoch: picture)
 
 
 def made(samples: Samples, rows: list[list[int]], threads: int, **options) -> list[Batch]:
@@ -246,11 +252,11 @@ def test_closed_early_no_thread_is_left(folder):
 def test_a_bad_image_leaves_no_thread_either(folder):
     samples = open_source(folder)
 
-    def broken(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+    def broken(data: bytes, row: int) -> np.ndarray:
         raise BadImage("x", "broken")
 
     with pytest.raises(BadImage):
-        list(batches(samples, places([[0, 1], [2, 3]]), broken, side=STORED, threads=2))
+        list(batches(samples, places([[0, 1], [2, 3]]), as_decoded(broken), side=STORED, threads=2))
     assert not decoders()
 
 
@@ -274,16 +280,16 @@ def ends(running, path, monkeypatch, *, code: int = 3) -> str:
 def test_a_thread_that_fails_names_its_picture(folder, monkeypatch, road, reason, code, words):
     samples = open_source(folder)
 
-    def broken(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+    def broken(data: bytes, row: int) -> np.ndarray:
         if row == 3:
             raise reason
         return np.zeros((STORED, STORED, 3), np.uint8)
 
     def some(rows) -> list[np.ndarray]:
-        return [broken(b"", row, 0, 0) for row in rows]
+        return [broken(b"", row) for row in rows]
 
     running = (
-        batches(samples, places([[0, 1], [2, 3, 4], [5, 6]]), broken, side=STORED, threads=2)
+        batches(samples, places([[0, 1], [2, 3, 4], [5, 6]]), as_decoded(broken), side=STORED, threads=2)
         if road == "batches"
         else in_turn(some, [range(2), range(2, 5), range(5, 7)], samples, threads=2)
     )
@@ -295,19 +301,19 @@ def test_a_thread_that_fails_names_its_picture(folder, monkeypatch, road, reason
 def test_a_thread_that_hangs_is_given_up_and_names_its_picture(folder, monkeypatch, road):
     samples, go_on = open_source(folder), threading.Event()
 
-    def stuck(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+    def stuck(data: bytes, row: int) -> np.ndarray:
         if row == 3:
             go_on.wait(60)
         return np.zeros((STORED, STORED, 3), np.uint8)
 
     def some(rows) -> list[np.ndarray]:
-        return [stuck(b"", row, 0, 0) for row in rows]
+        return [stuck(b"", row) for row in rows]
 
     running = (
         batches(
             samples,
             places([[0, 1], [2, 3, 4], [5, 6]]),
-            stuck,
+            as_decoded(stuck),
             side=STORED,
             threads=0 if "no" in road else 2,
             patience=0.5,
@@ -327,11 +333,11 @@ def test_a_thread_that_hangs_is_given_up_and_names_its_picture(folder, monkeypat
 def test_pictures_that_are_slow_one_by_one_are_waited_for(folder):
     samples = open_source(folder)
 
-    def slow(data: bytes, row: int, n: int, epoch: int) -> np.ndarray:
+    def slow(data: bytes, row: int) -> np.ndarray:
         time.sleep(0.2)
         return np.zeros((STORED, STORED, 3), np.uint8)
 
-    (batch,) = batches(samples, places([[*range(8)]]), slow, side=STORED, threads=1, patience=0.5)
+    (batch,) = batches(samples, places([[*range(8)]]), as_decoded(slow), side=STORED, threads=1, patience=0.5)
     assert len(batch.rows) == 8
 
 
@@ -343,7 +349,8 @@ def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):
     samples = open_source(tmp_path)
 
     def prepare(row, n, epoch, seed=5):
-        return original(samples, RECORD, seed=seed, scale=0.08)(samples.read(row), row, n, epoch)
+        crops = original(samples, RECORD, seed=seed, scale=0.08)
+        return crops.view(crops.decode(samples.read(row), row), n, epoch)
 
     assert np.array_equal(prepare(0, 7, 2), prepare(0, 7, 2))
     assert np.array_equal(prepare(0, 7, 2), prepare(1, 7, 2)), "the draw belongs to the place, not to the row"
@@ -388,3 +395,55 @@ def test_strips_fall_back_as_torchvision_does(shape):
     found = {resized_box(*shape, row, smallest=0.08) for row in u}
     theirs = RandomResizedCrop.get_params(torch.empty(3, *shape), [0.08, 1.0], [3 / 4, 4 / 3])
     assert found == {theirs}
+
+
+@pytest.mark.parametrize("crop", ["stored", "original"])
+@pytest.mark.parametrize("threads", [0, 3])
+def test_pictures_kept_in_memory_change_no_bit(folder, crop, threads, monkeypatch):
+    """Of three epochs, the first reads each file once, the others none; the crops are those of every epoch."""
+    samples, read = open_source(folder), []
+    own = Samples.read
+    monkeypatch.setattr(Samples, "read", lambda self, row: read.append(row) or own(self, row))
+    prepare = original(samples, RECORD, seed=5, scale=0.08) if crop == "original" else stored(samples, RECORD)
+    side = SIDE if crop == "original" else STORED
+    order = [np.random.default_rng(epoch).permutation(18).tolist() for epoch in range(3)]
+    asked = [place for epoch in range(3) for place in places([order[epoch][:10], order[epoch][10:]], epoch)]
+    kept = Kept(18, limit=18 * STORED * STORED * 3)
+    plain = list(batches(samples, asked, prepare, side=side, threads=threads))
+    assert len(read) == 54
+    read.clear()
+    again = list(batches(samples, asked, prepare, side=side, threads=threads, kept=kept, ahead=1))
+    assert sorted(read) == list(range(18)) and len(kept) == 18 and kept.bytes == kept.limit
+    for a, b in zip(plain, again, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        assert a.rows.tolist() == b.rows.tolist() and b.seconds_decode > 0
+    assert sum(batch.seconds_read for batch in again[2:]) == 0
+
+
+def test_a_set_that_memory_does_not_hold_is_not_kept(folder, monkeypatch):
+    samples, size = open_source(folder), STORED * STORED * 3
+    kept = Kept(18, limit=18 * size - 1)  # all but one byte
+    (batch,) = made(samples, [[*range(17)]], 0, kept=kept)
+    assert len(kept) == 17
+    made(samples, [[17]], 0, kept=kept)
+    assert len(kept) == 0 and kept.bytes == 0 and kept.get(3) is None
+    again = made(samples, [[*range(17)]], 0, kept=kept)
+    assert len(kept) == 0 and torch.equal(again[0].images, batch.images)
+    # the first few tell it
+    monkeypatch.setattr("alexnet.data.loader.ENOUGH", 4)
+    kept = Kept(18, limit=18 * size - 1)
+    made(samples, [[0, 1, 2]], 0, kept=kept)
+    assert len(kept) == 3
+    made(samples, [[3]], 0, kept=kept)
+    assert len(kept) == 0
+
+
+def test_a_bad_picture_is_bad_in_every_epoch(folder, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(folder, root)
+    (root / "a" / "3.png").write_bytes((folder / "a" / "3.png").read_bytes()[:100])
+    samples, kept = open_source(root), Kept(18, limit=10**9)
+    asked = [*places([[*range(9)]]), *places([[*range(9)]], epoch=1)]
+    for batch in batches(samples, asked, stored(samples, RECORD), side=STORED, threads=2, bad_images="skip", kept=kept):
+        assert [row for row, _ in batch.bad] == [3] and len(batch.images) == 8
+    assert len(kept) == 8

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from alexnet import stop
 from alexnet.data import augment_cpu
 from alexnet.data.augment import Augment
-from alexnet.data.loader import batches
+from alexnet.data.loader import Kept, batches
 from alexnet.data.pack import pack
 from alexnet.data.sources import open_data
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
@@ -352,7 +352,7 @@ def test_another_process_that_trained_meanwhile_is_noticed(pictures, tmp_path, m
 
 def test_a_short_run_that_learned_nothing_says_so(pictures, tmp_path):
     console = quiet()
-    start.train(asked(pictures, tmp_path / "run", lr=1e-9, epochs=None, max_steps=5, recipe="paper"), console)
+    start.train(asked(pictures, tmp_path / "run", lr=1e-9, dropout=0.0, epochs=None, max_steps=5, recipe="paper"), console)
     assert "step 5: the loss is" in console.file.getvalue() and "still at chance" in console.file.getvalue()
 
 
@@ -751,21 +751,27 @@ def test_a_damaged_measurement_of_kernels_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("waiting", "read", "shaping", "crop", "threads", "advice"),
+    ("waiting", "read", "shaping", "crop", "threads", "kept", "advice"),
     [
-        (62, 8, None, "stored", 1, " -> `alexnet data pack`"),
-        (62, 8, "a pack", "stored", 1, " -> --workers 2"),
-        (62, 8, None, "original", 1, " -> --workers 2"),
-        (62, 8, None, "original", 2, ""),
-        (62, 90, None, "stored", 1, " -> a faster disk, or more memory for its cache"),
-        (9, 8, None, "stored", 1, ""),
+        (62, 8, None, "stored", 1, 0, " -> `alexnet data pack`"),
+        (62, 8, "a pack", "stored", 1, 0, " -> --workers 2"),
+        (62, 8, None, "original", 1, 0, " -> --workers 2"),
+        (62, 8, None, "original", 2, 0, ""),
+        (62, 90, None, "stored", 1, 0, " -> a faster disk, or more memory for its cache"),
+        (9, 8, None, "stored", 1, 0, ""),
+        (62, 8, None, "stored", 1, 10**6, " -> 0.3 GB of pictures stay in memory: later epochs decode none"),
     ],
 )
-def test_where_the_time_went(monkeypatch, waiting, read, shaping, crop, threads, advice):
+def test_where_the_time_went(monkeypatch, waiting, read, shaping, crop, threads, kept, advice):
     monkeypatch.setattr(loop.time, "monotonic", lambda: 1100.0)
     monkeypatch.setattr(loop, "cores", lambda: 2)
     spent = loop.Spent(begin=1000.0, waiting=waiting, read=read, decode=81, augment=11)
-    job = SimpleNamespace(train=SimpleNamespace(shaping=shaping), recipe=SimpleNamespace(crop=crop), threads=threads)
+    pictures = Kept(1, limit=10**9)
+    if kept:
+        pictures.add(0, np.zeros(256 * kept, np.uint8))
+    job = SimpleNamespace(
+        train=SimpleNamespace(shaping=shaping), recipe=SimpleNamespace(crop=crop), threads=threads, kept=pictures
+    )
     total = read + 92
     assert loop.where_time_went(spent, job) == (
         f"first epoch: {waiting} % of the time waiting for data: disk {100 * read / total:.0f}, "

@@ -1,0 +1,39 @@
+"""An update with momentum compiled for the processor by numba, for weights that are multiplied in bfloat16."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..network.lrn_cpu import as_array, rounded, widened
+from ..ranks import compiler, share
+
+compiled = compiler(nogil=True, error_model="numpy")  # no multiply-add in one: vectors and what is left over are to round alike
+
+
+@compiled
+def _update(w: Any, m: Any, h: Any, g: Any, rate: Any, decay: Any, momentum: Any, nesterov: Any) -> None:
+    for i in range(len(w)):
+        d = widened(g[i]) + decay * w[i]
+        v = momentum * m[i] + d
+        m[i] = v
+        if nesterov:
+            v = d + momentum * v
+        v = w[i] - rate * v
+        w[i] = v
+        h[i] = rounded(v)
+
+
+def update(
+    weight: Tensor, velocity: Tensor, half: Tensor, gradient: Tensor, *, rate: float, decay: float, momentum: float,
+    nesterov: bool,
+) -> None:  # fmt: skip
+    """Writes weight and velocity, float32, and half, the weight in bfloat16; all of one shape and layout, without gaps.
+
+    gradient, bfloat16: velocity = momentum * velocity + gradient + decay * weight, weight -= rate * velocity.
+    """
+    if gradient.stride() != half.stride():
+        gradient = torch.empty_like(half).copy_(gradient)
+    flat = [as_array(x.detach().as_strided((x.numel(),), (1,))) for x in (weight, velocity, half, gradient)]
+    share(_update, flat, np.float32(rate), np.float32(decay), np.float32(momentum), nesterov)
