@@ -3,10 +3,10 @@
     python bench/end_to_end.py FLOWERS PHOTOS [--repeats 5] [--steps 8] [--batch-size 128] [--json]
 
 FLOWERS are pictures near the stored size, PHOTOS as they were taken: class folders, or train/ of them. A raw pack of
-FLOWERS is written into the temporary folder. Pictures are read and decoded for every batch, as in a first epoch or where
-memory does not hold them, and once more as in later epochs, when they are kept. Each repeat starts the decoding threads
-anew, takes two steps that are not counted, then counts `--steps`; the resident batch takes turns with the pictures. Then
-ten epochs of 256 of FLOWERS' pictures, kept, and the memory after each (Linux).
+FLOWERS is written into the temporary folder. Pictures are read and decoded for every batch, as in a first epoch or
+where memory does not hold them, and once more as in later epochs, when they are kept. Each repeat starts the decoding
+threads anew, takes two steps that are not counted, then counts `--steps`; the resident batch takes turns with the
+pictures. Then ten epochs of 256 of FLOWERS' pictures, kept, and the memory after each (Linux).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -126,7 +127,7 @@ def main() -> None:
                 "from pictures": lambda job=job: coming(job),
             }
             if not samples.raw:
-                sides["from pictures, kept"] = lambda job=job, kept=all_kept(job): coming(job, kept)
+                sides["from pictures, kept"] = partial(coming, job, all_kept(job))
             runs: dict[str, list[float]] = {who: [] for who in sides}
             for _ in range(asked.repeats):
                 for who, made in sides.items():

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
 from torch.func import functional_call
 
 from .. import files, stop
@@ -138,7 +137,7 @@ class Job:
         launched = partial(there_and_back, self)
         return Graphed(launched, list(self.model.parameters())) if self.model.kernels.step == "graph" else launched
 
-    def halves(self) -> dict[str, nn.Parameter]:
+    def halves(self) -> dict[str, torch.Tensor]:
         """The copies of weights in bfloat16 that a pass goes through, if the update keeps such; of whole batches only,
         for gradients of parts add up in float32.
         """

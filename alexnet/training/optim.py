@@ -60,14 +60,14 @@ class SGD(torch.optim.SGD):
         super().__init__(params, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
         self._halves: dict[nn.Parameter, tuple[nn.Parameter, int]] = {}  # by the weight, which had this version
 
-    def halves(self, model: nn.Module) -> dict[str, nn.Parameter]:
+    def halves(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Copies in bfloat16 of the weights that it updates, by their names, to pass through in their place: gradients
         gather there. None without momentum.
         """
         if not all(group["momentum"] for group in self.param_groups):
             return {}
         updated = {weight for group in self.param_groups for weight in group["params"]}
-        found: dict[str, nn.Parameter] = {}
+        found: dict[str, torch.Tensor] = {}
         for name, weight in model.named_parameters():
             if weight.ndim == 1 or weight not in updated:
                 continue
@@ -93,7 +93,7 @@ class SGD(torch.optim.SGD):
             half.grad = None
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]
+    def step(self, closure: None = None) -> None:
         """One update of every parameter that has a gradient, or whose copy has one."""
         super().step()
         for group in self.param_groups:

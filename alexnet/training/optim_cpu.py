@@ -9,7 +9,8 @@ from torch import Tensor
 from ..network.lrn_cpu import as_array, rounded, widened
 from ..ranks import compiler, share
 
-compiled = compiler(nogil=True, error_model="numpy")  # no multiply-add in one: vectors and what is left over are to round alike
+# without multiply-adds in one: vectors, and the values left over from them, are to round alike
+compiled = compiler(nogil=True, error_model="numpy")
 
 
 @compiled

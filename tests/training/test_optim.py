@@ -150,7 +150,9 @@ def test_an_update_in_halves_is_torchs_but_for_rounding(nesterov, decay):
         assert set(halves) == {"conv1.weight", "fc8.weight"}
         for (name, weight), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
             gradient = torch.randn(weight.shape).bfloat16()  # of the other layout than conv1's weights
-            other.grad = gradient.float().to(memory_format=torch.channels_last) if weight.ndim == 4 else gradient.float()
+            other.grad = (
+                gradient.float().to(memory_format=torch.channels_last) if weight.ndim == 4 else gradient.float()
+            )
             if name in halves:
                 assert torch.equal(halves[name], weight.bfloat16()) and halves[name].stride() == weight.stride()
                 halves[name].grad = gradient

@@ -352,7 +352,9 @@ def test_another_process_that_trained_meanwhile_is_noticed(pictures, tmp_path, m
 
 def test_a_short_run_that_learned_nothing_says_so(pictures, tmp_path):
     console = quiet()
-    start.train(asked(pictures, tmp_path / "run", lr=1e-9, dropout=0.0, epochs=None, max_steps=5, recipe="paper"), console)
+    start.train(
+        asked(pictures, tmp_path / "run", lr=1e-9, dropout=0.0, epochs=None, max_steps=5, recipe="paper"), console
+    )
     assert "step 5: the loss is" in console.file.getvalue() and "still at chance" in console.file.getvalue()
 
 
