@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -189,15 +189,15 @@ def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any)
     the next, and other threads would have to wait for a core.
     """
     threads = max(1, min(torch.get_num_threads(), len(arrays[0])))
-    parts = list(zip(*(np.array_split(array, threads) for array in arrays), strict=True))
-    coming, failed, team = iter(parts), list[BaseException](), _team() if threads > 1 else None
+    parts = [(part, Future[None]()) for part in zip(*(np.array_split(array, threads) for array in arrays), strict=True)]
+    coming, team = iter(parts), _team() if threads > 1 else None
 
     def work(_: int | None = None) -> None:
-        try:
-            for part in coming:
-                _call(kernel, *part, *rest)
-        except BaseException as reason:  # for the caller
-            failed.append(reason)
+        for part, done in coming:
+            try:
+                done.set_result(_call(kernel, *part, *rest))
+            except BaseException as reason:
+                done.set_exception(reason)
 
     if team is not None:
         team(WORK(work), None, threads, 0)
@@ -205,8 +205,8 @@ def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any)
         others = [_pool(threads).submit(work) for _ in parts[1:]]
         work()
         wait(others)
-    if failed:
-        raise failed[0]
+    for _, done in parts:
+        done.result(timeout=0)
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's <malloc.h>
