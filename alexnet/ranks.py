@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import resource
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
@@ -69,11 +71,34 @@ def memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return min([whole, *_limits(), *([addresses] if addresses != resource.RLIM_INFINITY else [])])
+
+
+def _limits(proc: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """The bytes of memory that each control group of this process allows, its own and those around it."""
     try:
-        said = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:  # not Linux, or no container
-        return whole
-    return min(whole, int(said)) if said.isdigit() else whole
+        groups = [line.split(":", 2)[1:] for line in proc.read_text().splitlines()]
+    except OSError:  # not Linux
+        return []
+    found: list[int] = []
+    for controllers, path in groups:
+        if controllers == "":
+            root, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = mounted / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(root):
+                break
+            try:
+                said = (folder / name).read_text().strip()
+            except OSError:  # a container sees its own group as the outermost one
+                continue
+            found += [int(said)] if said.isdigit() else []
+    return found
 
 
 def spare_memory() -> int:
@@ -84,7 +109,7 @@ def spare_memory() -> int:
     except OSError:  # not Linux
         return quarter
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return min(quarter, *(one // 2 for one in free))
+    return min([quarter, *(one // 2 for one in free)])
 
 
 def processor() -> str:
@@ -148,8 +173,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
 
-WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-forked = False  # whether this process began as another's copy, which has none of its threads
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_forked = False  # whether this process began as another's copy, which has none of its threads
 
 
 @cache
@@ -158,15 +183,15 @@ def _team() -> Callable[..., None] | None:
     library that torch has loaded; LLVM's and Intel's have it too. None: there is none, or it would wait for threads
     that stayed behind in a parent.
     """
-    call = None if forked or platform.system() != "Linux" else getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    call = None if _forked or platform.system() != "Linux" else getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if call is not None:
-        call.argtypes, call.restype = [WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+        call.argtypes, call.restype = [_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
     return call
 
 
 def _after_fork() -> None:
-    global forked
-    forked = True
+    global _forked
+    _forked = True
     _pool.cache_clear()
     _team.cache_clear()
 
@@ -191,6 +216,7 @@ def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any)
     threads = max(1, min(torch.get_num_threads(), len(arrays[0])))
     parts = [(part, Future[None]()) for part in zip(*(np.array_split(array, threads) for array in arrays), strict=True)]
     coming, team = iter(parts), _team() if threads > 1 else None
+    ended: list[int] = []
 
     def work(_: int | None = None) -> None:
         for part, done in coming:
@@ -198,9 +224,13 @@ def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any)
                 done.set_result(_call(kernel, *part, *rest))
             except BaseException as reason:
                 done.set_exception(reason)
+        ended.append(threading.get_ident())
 
     if team is not None:
-        team(WORK(work), None, threads, 0)
+        # of all of torch's threads: those that a smaller team does without would end, and be started again
+        team(_WORK(work), None, torch.get_num_threads(), 0)
+        if threading.get_ident() not in ended:  # a signal's exception, which ctypes does not pass on
+            raise KeyboardInterrupt
     else:
         others = [_pool(threads).submit(work) for _ in parts[1:]]
         work()

@@ -4,9 +4,9 @@
 
 FLOWERS are pictures near the stored size, PHOTOS as they were taken: class folders, or train/ of them. A raw pack of
 FLOWERS is written into the temporary folder. Pictures are read and decoded for every batch, as in a first epoch or
-where memory does not hold them, and once more as in later epochs, when they are kept. Each repeat starts the decoding
+where memory does not hold them, and once more as in later epochs, when it does. Each repeat starts the decoding
 threads anew, takes two steps that are not counted, then counts `--steps`; the resident batch takes turns with the
-pictures. Then ten epochs of 256 of FLOWERS' pictures, kept, and the memory after each (Linux).
+pictures. Then ten epochs of 256 of FLOWERS' pictures, and the memory after each (Linux).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from alexnet.bench import machine
 from alexnet.bench.memory import resident
 from alexnet.bench.rows import Row, document
 from alexnet.data.augment import Normalise
-from alexnet.data.loader import Batch, Kept, batches
+from alexnet.data.loader import Batch, Decoded, batches
 from alexnet.data.pack import pack
 from alexnet.data.samples import Samples
 from alexnet.data.sources import open_data, open_source
@@ -69,22 +69,22 @@ def taken(job: loop.Job, made: Iterator[Batch], steps: int) -> None:
         float(loop.step(job, loop.views_of(job, batch, normalise, augment), batch.labels, number=0, lr=1e-6)[0])
 
 
-def coming(job: loop.Job, kept: Kept | None = None) -> Iterator[Batch]:
+def coming(job: loop.Job, decoded: Decoded | None = None) -> Iterator[Batch]:
     prepare, side = loop.preparer(job)
     places = loop.order(job, 0, sys.maxsize)
-    return batches(job.train, places, prepare, side=side, threads=job.threads, kept=kept)
+    return batches(job.train, places, prepare, side=side, threads=job.threads, decoded=decoded)
 
 
-def all_kept(job: loop.Job) -> Kept:
+def all_decoded(job: loop.Job) -> Decoded:
     """The pictures of a training after its first epoch, if memory holds them."""
-    kept = Kept(len(job.train), spare_memory())
-    stream = coming(job, kept)
-    while len(kept) < len(job.train):
+    decoded = Decoded(len(job.train), spare_memory())
+    stream = coming(job, decoded)
+    while decoded.held < decoded.pictures:
         next(stream)
-        if not kept.limit:
+        if decoded.given_up:
             sys.exit(f"{job.train.root}: {len(job.train)} pictures do not fit into spare memory; name a smaller folder")
     stream.close()
-    return kept
+    return decoded
 
 
 def seconds(job: loop.Job, made: Callable[[], Iterator[Batch]], steps: int) -> float:
@@ -127,7 +127,7 @@ def main() -> None:
                 "from pictures": lambda job=job: coming(job),
             }
             if not samples.raw:
-                sides["from pictures, kept"] = partial(coming, job, all_kept(job))
+                sides["from pictures in memory"] = partial(coming, job, all_decoded(job))
             runs: dict[str, list[float]] = {who: [] for who in sides}
             for _ in range(asked.repeats):
                 for who, made in sides.items():
@@ -136,7 +136,7 @@ def main() -> None:
             rows += [Row(what, who, "s", tuple(times), None) for who, times in runs.items()]
         some = flowers.train.take(np.arange(256) * (len(flowers.train) // 256))
         job = job_of(some, precision, asked.batch_size)
-        stream, memory = coming(job, Kept(len(some), spare_memory())), []
+        stream, memory = coming(job, Decoded(len(some), spare_memory())), []
         for _ in range(10):
             taken(job, stream, job.epoch_steps)
             memory.append(resident("VmRSS"))

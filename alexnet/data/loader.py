@@ -26,7 +26,7 @@ Image = NDArray[np.uint8]
 BadImages = Literal["error", "skip"]
 Made = TypeVar("Made")
 
-ENOUGH: Final = 256  # pictures that say how large those of the whole set are
+ENOUGH: Final = 32  # pictures that say how large those of the whole set are
 
 
 @dataclass(frozen=True)
@@ -39,36 +39,39 @@ class Prepare:
     view: Callable[[Image, int, int], Image]
 
 
-class Kept:
-    """The decoded pictures of a set, kept in memory by their rows, if all of them fit into `limit` bytes.
+class Decoded:
+    """The decoded pictures of a set, held in memory by their rows, if all of them fit into `limit` bytes.
 
-    None is kept any more as soon as those had so far say that the whole set would not.
+    As soon as those seen say that the whole set would not, it is given up, and holds none from then on.
     """
 
     def __init__(self, pictures: int, limit: int) -> None:
         self.pictures, self.limit = pictures, limit
         self.bytes = 0
-        self._kept: dict[int, Image] = {}
+        self.given_up = False
+        self._held: dict[int, Image] = {}
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._kept)
+    @property
+    def held(self) -> int:
+        """How many pictures it holds."""
+        return len(self._held)
 
     def get(self, row: int) -> Image | None:
         """A row's picture, if it was had before."""
-        return self._kept.get(row)
+        return self._held.get(row)
 
     def add(self, row: int, picture: Image) -> None:
-        """Keeps a picture, which no one may write to from now on."""
+        """Holds a picture, which no one may write to from now on."""
         with self._lock:
-            if row in self._kept or not self.limit:
+            if row in self._held or self.given_up:
                 return
-            self._kept[row] = picture
+            self._held[row] = picture
             self.bytes += picture.nbytes
-            seen = len(self._kept)
+            seen = len(self._held)
             if self.bytes > self.limit or (seen >= ENOUGH and self.bytes * self.pictures > self.limit * seen):
-                self._kept.clear()
-                self.bytes = self.limit = 0
+                self._held.clear()
+                self.bytes, self.given_up = 0, True
 
 
 @dataclass(frozen=True)
@@ -157,15 +160,14 @@ def batches(
     pinned: bool = False,
     ahead: int = 3,
     patience: float = PATIENCE,
-    kept: Kept | None = None,
+    decoded: Decoded | None = None,
 ) -> Generator[Batch, None, None]:
     """Yields a batch for each of `places`, in their order, at any number of threads the same.
 
     `side` is that of what `prepare` returns; raw pixels need no preparing and are read to their place. A picture that
-    is `kept` is neither read nor decoded again. Up to `ahead`
-    batches are made while the caller works, with `threads=0` none: a thread makes one when it is asked for. A bad image
-    ends the iteration with its BadImage, or with `bad_images="skip"` is left out of its batch and named in `bad`. The
-    other errors are those of `Task.result`.
+    `decoded` holds is neither read nor decoded again. Up to `ahead` batches are made while the caller works, with
+    `threads=0` none: a thread makes one when it is asked for. A bad image ends the iteration with its BadImage, or with
+    `bad_images="skip"` is left out of its batch and named in `bad`. The other errors are those of `Task.result`.
     """
 
     def fill(place: Places, images: Image, first: int, rows: Iterable[int]) -> Filled:
@@ -178,13 +180,13 @@ def batches(
                     samples.read_into(row, images[i])
                     reading += time.monotonic() - asked
                     continue
-                picture = None if kept is None else kept.get(row)
+                picture = None if decoded is None else decoded.get(row)
                 if picture is None:
                     data = samples.read(row)
                     reading += time.monotonic() - asked
                     picture = prepare.decode(data, row)
-                    if kept is not None:
-                        kept.add(row, picture)
+                    if decoded is not None:
+                        decoded.add(row, picture)
                 images[i] = prepare.view(picture, int(place.n[i]), place.epoch)
             except BadImage as reason:
                 if bad_images == "error":

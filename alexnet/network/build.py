@@ -56,11 +56,11 @@ class Draw:
             self.generators[layer] = torch.Generator(device)
         return self.generators[layer].manual_seed(_mix(self.seed, self.step, layer))
 
-    def kept(self, layer: int, p: float, shape: Sequence[int], device: torch.device) -> Tensor:
+    def mask(self, layer: int, p: float, shape: Sequence[int], device: torch.device) -> Tensor:
         """bool of `shape`, each true with probability p: a layer's in this step, whatever the network's precision."""
         if device.type != "cpu":
             return torch.empty(*shape, device=device).bernoulli_(p, generator=self.generator(layer, device)).bool()
-        # torch draws one number after another of a slow kind; these come at a tenth of the time
+        # torch draws one number after another, of a kind that takes longer (docs/log.md)
         count = math.prod(shape)
         drawn = np.random.SFC64(_mix(self.seed, self.step, layer)).random_raw((count + 1) // 2)
         below = drawn.astype("<u8", copy=False).view("<u4")[:count] < round(p * 2**32)
@@ -243,8 +243,8 @@ def _dropped(x: Tensor, p: float, draw: Draw | None, layer: int) -> Tensor:
     rows = slice(draw.offset, draw.offset + len(x))
     if not 0 <= rows.start <= rows.stop <= draw.total:
         raise ValueError(f"rows {rows.start}…{rows.stop} do not lie in a batch of {draw.total}")
-    kept = draw.kept(layer, 1 - p, (draw.total, *x.shape[1:]), x.device)
-    return x * kept[rows].to(x.dtype).mul_(1 / (1 - p))
+    mask = draw.mask(layer, 1 - p, (draw.total, *x.shape[1:]), x.device)
+    return x * mask[rows].to(x.dtype).mul_(1 / (1 - p))
 
 
 def _mix(*numbers: int) -> int:

@@ -3,7 +3,7 @@
 A kernel reads each value once and writes each result once: squares, windowed sums and powers of a run of values stay in
 buffers that the first-level cache holds, in loops that the compiler turns into vector instructions. Windows, powers and
 the width of values are constants of a kernel, so there is one for each of those; it is compiled at first use and kept
-on disk (`ranks.compiler`). Threads are a pool of our own (`ranks.share`).
+on disk (`ranks.compiler`). Threads are torch's (`ranks.share`).
 
 Values are float32, or bfloat16 as the uint16 that numba knows; sums are float32.
 """
@@ -27,8 +27,8 @@ compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp
 inlined = njit(inline="always", error_model="numpy")
 
 
-# These are inlined into kernels of other files too (maps_cpu.py, ../data/augment_cpu.py). numba keeps a kernel on disk
-# until its own file changes: whoever changes these changes a line there as well.
+# Inlined into kernels of other files too (maps_cpu.py, ../data/augment_cpu.py, ../training/optim_cpu.py). numba keeps a
+# kernel on disk until its own file changes: whoever changes these changes a line there as well.
 @inlined
 def widened(bits: Any) -> Any:
     """bfloat16 as uint16 -> float32."""
@@ -37,7 +37,9 @@ def widened(bits: Any) -> Any:
 
 @inlined
 def rounded(value: Any) -> Any:
-    """float32 -> bfloat16 as uint16, to the nearest, ties to even; a NaN that came of bfloat16 stays one."""
+    """float32 -> bfloat16 as uint16, to the nearest, ties to even; a NaN stays one, but for those of 2^15 kinds
+    that no arithmetic makes.
+    """
     bits = np.float32(value).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 

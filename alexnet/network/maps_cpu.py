@@ -3,7 +3,7 @@
 A window's pixels lie apart and its channels beside each other, so the loop over channels is the inner one and becomes
 vectors. Forward reads each value for each window that holds it, from the cache, and notes the place of the largest;
 backward adds the slopes of a row of pixels up in a buffer, and writes that once. Windows and the width of values are
-constants of a kernel; threads are a pool of our own (`ranks.share`).
+constants of a kernel; threads are torch's (`ranks.share`).
 """
 
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from .. import files, stop
 from ..data.augment import Augment, Normalise, train_views
-from ..data.loader import BadImages, Batch, Kept, Places, Prepare, batches, original, stored
+from ..data.loader import BadImages, Batch, Decoded, Places, Prepare, batches, original, stored
 from ..data.order import balanced, nth
 from ..data.preprocess import Preprocess
 from ..data.samples import Samples, shown
@@ -122,7 +122,7 @@ class Job:
     threads: int = 2
     bad_images: BadImages = "error"
     balance: bool = False
-    kept: Kept | None = None  # the decoded pictures, where they are kept in memory
+    decoded: Decoded | None = None  # pictures held in memory
     save_every: int = 1000
     going_on: str = "run it again to go on"  # what a person does after a signal
     deadline: float = math.inf  # of time.monotonic(): the run ends there, its state saved
@@ -137,12 +137,18 @@ class Job:
         launched = partial(there_and_back, self)
         return Graphed(launched, list(self.model.parameters())) if self.model.kernels.step == "graph" else launched
 
-    def halves(self) -> dict[str, torch.Tensor]:
-        """The copies of weights in bfloat16 that a pass goes through, if the update keeps such; of whole batches only,
-        for gradients of parts add up in float32.
+    @property
+    def takes_copies(self) -> bool:
+        """Whether an update can read gradients in bfloat16 and write copies: with momentum and of whole batches, for
+        gradients of parts add up in float32.
         """
-        kept = self.model.kernels.update == "numba" and self.precision == "bf16" and self.accumulate == 1
-        return self.rule.halves(self.model) if kept and isinstance(self.rule, SGD) else {}
+        whole = self.precision == "bf16" and self.accumulate == 1 and self.recipe.momentum > 0
+        return whole and isinstance(self.rule, SGD)
+
+    def copies(self) -> dict[str, torch.Tensor]:
+        """The weights in bfloat16 that a pass goes through, if the update writes such."""
+        written = self.model.kernels.update == "numba" and self.takes_copies
+        return self.rule.copies(self.model) if written and isinstance(self.rule, SGD) else {}
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
@@ -232,10 +238,10 @@ def there_and_back(
     scale = 1.0 if job.recipe.loss == "double-softmax-sum" else 1.0 / total
     loss_sum = torch.zeros((), device=job.device)
     correct = torch.zeros((), dtype=torch.int64, device=job.device)
-    begin, halves = 0, job.halves()
+    begin, copies = 0, job.copies()
     for x, y in zip(images.tensor_split(job.accumulate), labels.tensor_split(job.accumulate), strict=True):
         with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
-            logits = functional_call(job.model, halves, (x, replace(draw, offset=begin)))
+            logits = functional_call(job.model, copies, (x, replace(draw, offset=begin)))
         loss = loss_of(job.recipe, logits.float(), y)
         (loss * scale).backward()
         loss_sum += loss.detach()
@@ -273,8 +279,9 @@ def where_time_went(spent: Spent, job: Job) -> str:
     total = max(sum(work.values()), 1e-9)
     parts = ", ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in work.items())
     line = f"first epoch: {100 * share:.0f} % of the time waiting for data: {parts}"
-    if job.kept:
-        return f"{line} -> {job.kept.bytes / 1e9:.1f} GB of pictures stay in memory: later epochs decode none"
+    if job.decoded is not None and job.decoded.held and job.state.step < job.steps:
+        held, size = job.decoded.held, job.decoded.bytes / 1e9
+        return f"{line} -> {held} of {job.decoded.pictures} are decoded in memory now ({size:.1f} GB)"
     if share < WAITS:
         return line
     if spent.read > spent.decode:
@@ -302,7 +309,7 @@ def run(job: Job) -> Iterator[Record]:
         threads=job.threads,
         bad_images=job.bad_images,
         pinned=job.device.type == "cuda",
-        kept=job.kept,
+        decoded=job.decoded,
     )
     resumed_seconds, begin = state.seconds, time.monotonic()
     line, epoch = Spent(), Spent()

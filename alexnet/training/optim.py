@@ -49,7 +49,7 @@ class AdamTF1(torch.optim.Optimizer):
 
 
 class SGD(torch.optim.SGD):
-    """torch's, by its fused kernel; or, of weights with copies in bfloat16 (`halves`), by one that reads gradients and
+    """torch's, by its fused kernel; or, of weights with copies in bfloat16 (`copies`), by one that reads gradients and
     writes the copies in bfloat16: the same but for rounding.
 
     A weight that is cast for each pass, and whose gradient is cast back for each update, takes 32 bytes of memory to
@@ -58,39 +58,40 @@ class SGD(torch.optim.SGD):
 
     def __init__(self, params: Iterable[dict[str, Any]], recipe: Recipe) -> None:
         super().__init__(params, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
-        self._halves: dict[nn.Parameter, tuple[nn.Parameter, int]] = {}  # by the weight, which had this version
+        self._copies: dict[nn.Parameter, tuple[nn.Parameter, int]] = {}  # by the weight, which had this version
 
-    def halves(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Copies in bfloat16 of the weights that it updates, by their names, to pass through in their place: gradients
-        gather there. None without momentum.
+    def copies(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """The weights that it updates in bfloat16, by their names, to pass through in their place: gradients gather
+        there.
         """
-        if not all(group["momentum"] for group in self.param_groups):
-            return {}
         updated = {weight for group in self.param_groups for weight in group["params"]}
         found: dict[str, torch.Tensor] = {}
         for name, weight in model.named_parameters():
             if weight.ndim == 1 or weight not in updated:
                 continue
-            half, version = self._halves.get(weight, (None, -1))
-            if half is None:
-                half = nn.Parameter(weight.detach().bfloat16())
+            copy, version = self._copies.get(weight, (None, -1))
+            if copy is None:
+                copy = nn.Parameter(weight.detach().bfloat16())
             elif version != weight._version:  # someone else has written it
                 with torch.no_grad():
-                    half.copy_(weight)
-            self._halves[weight] = half, weight._version
-            found[name] = half
+                    copy.copy_(weight)
+            self._copies[weight] = copy, weight._version
+            found[name] = copy
         return found
+
+    def _copy(self, weight: nn.Parameter) -> nn.Parameter | None:
+        return self._copies[weight][0] if weight in self._copies else None
 
     def gradient(self, weight: nn.Parameter) -> torch.Tensor | None:
         """A weight's, of float32, wherever it lies."""
-        half = self._halves[weight][0].grad if weight in self._halves else None
-        return weight.grad if half is None else half.float()
+        copy = self._copy(weight)
+        return weight.grad if copy is None or copy.grad is None else copy.grad.float()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets all gradients."""
         super().zero_grad(set_to_none)
-        for half, _ in self._halves.values():
-            half.grad = None
+        for copy, _ in self._copies.values():
+            copy.grad = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -98,8 +99,8 @@ class SGD(torch.optim.SGD):
         super().step()
         for group in self.param_groups:
             for weight in group["params"]:
-                half = self._halves[weight][0] if weight in self._halves else None
-                if half is None or half.grad is None:
+                copy = self._copy(weight)
+                if copy is None or copy.grad is None:
                     continue
                 from .optim_cpu import update
 
@@ -107,7 +108,7 @@ class SGD(torch.optim.SGD):
                 if state.get("momentum_buffer") is None:
                     state["momentum_buffer"] = torch.zeros_like(weight)
                 update(
-                    weight, state["momentum_buffer"], half, half.grad, rate=group["lr"], decay=group["weight_decay"],
+                    weight, state["momentum_buffer"], copy, copy.grad, rate=group["lr"], decay=group["weight_decay"],
                     momentum=group["momentum"], nesterov=group["nesterov"],
                 )  # fmt: skip
 

@@ -27,7 +27,7 @@ from .. import files, stop
 from ..data.augment import FEW as FEW_CROPS
 from ..data.cache import cache_folder
 from ..data.classes import Classes
-from ..data.loader import BadImages, Batch, Kept, batches
+from ..data.loader import BadImages, Batch, Decoded, batches
 from ..data.preprocess import MEAN_FILE, Preprocess, to_json
 from ..data.sources import Data, open_data
 from ..data.stats import measure
@@ -329,7 +329,7 @@ def prepare(asked: Asked, console: Console) -> tuple[Job, Run, dict[str, Any]]:
         threads=threads,
         bad_images=asked.bad_images,
         balance=asked.balance,
-        kept=None if asked.in_memory == "no" or data.train.raw else Kept(len(data.train), spare_memory()),
+        decoded=None if asked.in_memory == "no" or data.train.raw else Decoded(len(data.train), spare_memory()),
         save_every=asked.save_every,
         going_on="run it again, without --resume, to go on" if asked.resume else Job.going_on,
     )
@@ -428,8 +428,9 @@ def choose_kernels(job: Job, asked: str, console: Console) -> None:
         kernels = kernels_for(
             job.model.variant, batch=batch, precision=job.precision, device=job.device, console=console
         )
-        # the parts of a batch draw from the same numbers, and a graph draws on
-        job.model.kernels = replace(kernels, step="launches") if job.accumulate > 1 else kernels
+        if job.accumulate > 1:  # the parts of a batch draw from the same numbers, and a graph draws on
+            kernels = replace(kernels, step="launches")
+        job.model.kernels = kernels if job.takes_copies else replace(kernels, update="torch")
     else:
         job.model.kernels = PLAIN
 
@@ -447,11 +448,11 @@ def warm(job: Job) -> None:
     with torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
         job.model(images[:1]).float().sum().backward()
     job.model.zero_grad(set_to_none=True)
-    if job.halves():
+    if job.copies():
         from .optim_cpu import update
 
-        one, half = torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16)
-        update(one, one.clone(), half, half.clone(), rate=0.0, decay=0.0, momentum=0.0, nesterov=False)
+        one, copy = torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16)
+        update(one, one.clone(), copy, copy.clone(), rate=0.0, decay=0.0, momentum=0.0, nesterov=False)
 
 
 @dataclass(frozen=True)
@@ -613,6 +614,7 @@ def _out_of_memory(size: int, parts: int) -> str:
     said += f"--batch-size {size // 2} takes less"
     if 2 * parts <= size:
         said += f", and so does --accumulate {2 * parts}, which computes the same"
+    said += "; --in-memory no holds no decoded pictures"
     return f"{said}; what was saved stands"
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from alexnet import stop
 from alexnet.data import augment_cpu
 from alexnet.data.augment import Augment
-from alexnet.data.loader import Kept, batches
+from alexnet.data.loader import Decoded, batches
 from alexnet.data.pack import pack
 from alexnet.data.sources import open_data
 from alexnet.errors import BadImage, DataError, NumbersError, Stopped, UsageError
@@ -29,7 +29,7 @@ from alexnet.network import lrn_cpu
 from alexnet.network.build import build
 from alexnet.network.kernels import PLAIN
 from alexnet.network.variants import variant
-from alexnet.training import again, loop, start
+from alexnet.training import again, loop, optim_cpu, start
 from alexnet.training.recipes import recipe
 from alexnet.training.start import Asked
 from alexnet.weights import checkpoint
@@ -111,9 +111,17 @@ def test_the_number_of_threads_changes_nothing(pictures, tmp_path, workers):
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
-@pytest.mark.parametrize("recipe", ["fast", "paper", "article", "torchvision"])
-def test_stopped_and_resumed_equals_unbroken(pictures, tmp_path, monkeypatch, recipe):
-    wanted = {"recipe": recipe, "save_every": 3}
+@pytest.mark.parametrize(
+    ("recipe", "update"),
+    [("fast", "torch"), ("paper", "torch"), ("article", "torch"), ("torchvision", "torch"), ("fast", "numba")],
+)
+def test_stopped_and_resumed_equals_unbroken(pictures, tmp_path, monkeypatch, recipe, update):
+    for each in (start, again):
+        monkeypatch.setattr(each, "PLAIN", replace(PLAIN, update=update))
+    wanted = {"recipe": recipe, "save_every": 3, "precision": "bf16" if update == "numba" else "fp32"}
+    updated: list[torch.Tensor] = []
+    own = optim_cpu.update
+    monkeypatch.setattr(optim_cpu, "update", lambda w, *rest, **how: updated.append(w) or own(w, *rest, **how))
     start.train(asked(pictures, tmp_path / "whole", **wanted), quiet())
     ordinary = loop.step
     stops = iter([2, 5, 9])  # mid-epoch, at an edge's eve, in the last epoch
@@ -133,6 +141,23 @@ def test_stopped_and_resumed_equals_unbroken(pictures, tmp_path, monkeypatch, re
     assert result["stopped"] == "done"
     assert digest(tmp_path / "whole") == digest(tmp_path / "broken")
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+    assert bool(updated) == (update == "numba")
+    said = json.loads((tmp_path / "broken" / "environment.json").read_text())
+    assert said["kernels"]["update"] == update
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"accumulate": 2}, {"recipe": "article"}, {"set": ("momentum=0.0", "nesterov=false")}, {"precision": "fp32"}],
+)
+def test_torch_updates_what_our_kernel_does_not(pictures, tmp_path, monkeypatch, options):
+    """Parts of a batch, whose gradients add up in float32, Adam, no momentum, float32: and the record says so."""
+    monkeypatch.setattr(start, "kernels_for", lambda *of, **how: replace(PLAIN, update="numba"))
+    monkeypatch.setattr(optim_cpu, "update", None)
+    wanted = {"precision": "bf16", "kernels": "auto", "max_steps": 2, "epochs": None, **options}
+    start.train(asked(pictures, tmp_path / "run", **wanted), quiet())
+    said = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert said["kernels"]["update"] == "torch"
 
 
 def test_stopped_in_the_validation_resumes_with_it(pictures, tmp_path, monkeypatch):
@@ -753,7 +778,7 @@ def test_a_damaged_measurement_of_kernels_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("waiting", "read", "shaping", "crop", "threads", "kept", "advice"),
+    ("waiting", "read", "shaping", "crop", "threads", "held", "advice"),
     [
         (62, 8, None, "stored", 1, 0, " -> `alexnet data pack`"),
         (62, 8, "a pack", "stored", 1, 0, " -> --workers 2"),
@@ -761,24 +786,29 @@ def test_a_damaged_measurement_of_kernels_is_made_again(tmp_path):
         (62, 8, None, "original", 2, 0, ""),
         (62, 90, None, "stored", 1, 0, " -> a faster disk, or more memory for its cache"),
         (9, 8, None, "stored", 1, 0, ""),
-        (62, 8, None, "stored", 1, 10**6, " -> 0.3 GB of pictures stay in memory: later epochs decode none"),
+        (62, 8, None, "stored", 1, 2, " -> 2 of 3 are decoded in memory now (0.2 GB)"),
+        (62, 8, None, "stored", 1, None, " -> `alexnet data pack`"),
     ],
 )
-def test_where_the_time_went(monkeypatch, waiting, read, shaping, crop, threads, kept, advice):
+def test_where_the_time_went(monkeypatch, waiting, read, shaping, crop, threads, held, advice):
     monkeypatch.setattr(loop.time, "monotonic", lambda: 1100.0)
     monkeypatch.setattr(loop, "cores", lambda: 2)
     spent = loop.Spent(begin=1000.0, waiting=waiting, read=read, decode=81, augment=11)
-    pictures = Kept(1, limit=10**9)
-    if kept:
-        pictures.add(0, np.zeros(256 * kept, np.uint8))
+    decoded = None if held is None else Decoded(3, limit=10**9)
+    for row in range(held or 0):
+        decoded.add(row, np.zeros(10**8, np.uint8))
     job = SimpleNamespace(
-        train=SimpleNamespace(shaping=shaping), recipe=SimpleNamespace(crop=crop), threads=threads, kept=pictures
-    )
+        train=SimpleNamespace(shaping=shaping), recipe=SimpleNamespace(crop=crop), threads=threads, decoded=decoded,
+        state=loop.State(step=4), steps=5,
+    )  # fmt: skip
     total = read + 92
     assert loop.where_time_went(spent, job) == (
         f"first epoch: {waiting} % of the time waiting for data: disk {100 * read / total:.0f}, "
         f"decode {8100 / total:.0f}, augment {1100 / total:.0f}{advice}"
     )
+    if held:  # there is no later epoch
+        job.steps = 4
+        assert "memory" not in loop.where_time_went(spent, job)
 
 
 def test_the_first_epochs_end_says_where_the_time_went(pictures, tmp_path):
