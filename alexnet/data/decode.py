@@ -233,9 +233,12 @@ def random_resized(
         return _resized(cut, (0.0, 0.0, width, height), side, filter)
     import torch
 
-    x = torch.from_numpy(cut).permute(2, 0, 1)[None]
-    made = torch.nn.functional.interpolate(x, (side, side), mode=filter, antialias=True)
-    return made[0].permute(1, 2, 0).numpy()
+    resize = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa, "bicubic": torch.ops.aten._upsample_bicubic2d_aa}
+    made = np.empty((side, side, 3), np.uint8)
+    # `interpolate` would lay the colours out one behind the other, and turning them round takes as long as the resize
+    given, out = (torch.from_numpy(image[None]).permute(0, 3, 1, 2) for image in (cut, made))
+    resize[filter].out(given, [side, side], False, None, None, out=out)
+    return made
 
 
 def raw_form(data: bytes, side: int, name: str) -> NDArray[np.uint8]:

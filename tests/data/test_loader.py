@@ -21,6 +21,7 @@ from torchvision.transforms import RandomResizedCrop
 from alexnet.data import threads
 from alexnet.data.augment import resized_box
 from alexnet.data.classes import Classes
+from alexnet.data.decode import random_resized
 from alexnet.data.loader import Batch, Decoded, Places, Prepare, batches, original, pixels, stored
 from alexnet.data.order import uniform
 from alexnet.data.pack import pack
@@ -339,6 +340,19 @@ def test_pictures_that_are_slow_one_by_one_are_waited_for(folder):
 
     (batch,) = batches(samples, places([[*range(8)]]), as_decoded(slow), side=STORED, threads=1, patience=0.5)
     assert len(batch.rows) == 8
+
+
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("box", [(0, 0, 61, 90), (3, 5, 40, 33), (10, 0, 9, 90), (60, 89, 1, 1)])
+def test_a_resized_crop_is_torchs_interpolation(filter, box):
+    """Bit for bit, larger and smaller, with the colours of a pixel beside each other; the picture stays as it is."""
+    image = np.random.default_rng(0).integers(0, 256, (61, 90, 3), np.uint8)
+    before, (top, left, h, w) = image.copy(), box
+    made = random_resized(image, box, side=SIDE, filter=filter)
+    cut = torch.from_numpy(image[top : top + h, left : left + w].copy()).permute(2, 0, 1)[None]
+    want = torch.nn.functional.interpolate(cut, (SIDE, SIDE), mode=filter, antialias=True)[0].permute(1, 2, 0)
+    assert np.array_equal(made, want.numpy()) and made.flags.c_contiguous
+    assert np.array_equal(image, before)
 
 
 def test_the_crop_of_the_original_is_a_function_of_seed_epoch_and_n(tmp_path):
