@@ -233,11 +233,11 @@ def random_resized(
         return _resized(cut, (0.0, 0.0, width, height), side, filter)
     import torch
 
-    resize = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa, "bicubic": torch.ops.aten._upsample_bicubic2d_aa}
+    resize = {"bilinear": torch._C._nn._upsample_bilinear2d_aa, "bicubic": torch._C._nn._upsample_bicubic2d_aa}
     made = np.empty((side, side, 3), np.uint8)
     # `interpolate` would lay the colours out one behind the other, and turning them round takes as long as the resize
     given, out = (torch.from_numpy(image[None]).permute(0, 3, 1, 2) for image in (cut, made))
-    resize[filter].out(given, [side, side], False, None, None, out=out)
+    resize[filter](given, [side, side], False, None, None, out=out)
     return made
 
 
