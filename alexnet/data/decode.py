@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +233,8 @@ def random_resized(
         return _resized(cut, (0.0, 0.0, width, height), side, filter)
     import torch
 
-    resize = {"bilinear": torch._C._nn._upsample_bilinear2d_aa, "bicubic": torch._C._nn._upsample_bicubic2d_aa}
+    ops: Any = torch._C._nn
+    resize = {"bilinear": ops._upsample_bilinear2d_aa, "bicubic": ops._upsample_bicubic2d_aa}
     made = np.empty((side, side, 3), np.uint8)
     # `interpolate` would lay the colours out one behind the other, and turning them round takes as long as the resize
     given, out = (torch.from_numpy(image[None]).permute(0, 3, 1, 2) for image in (cut, made))
