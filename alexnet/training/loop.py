@@ -280,8 +280,7 @@ def where_time_went(spent: Spent, job: Job) -> str:
     parts = ", ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in work.items())
     line = f"first epoch: {100 * share:.0f} % of the time waiting for data: {parts}"
     if job.decoded is not None and job.decoded.held and job.state.step < job.steps:
-        held, size = job.decoded.held, job.decoded.bytes / 1e9
-        return f"{line} -> {held} of {job.decoded.pictures} are decoded in memory now ({size:.1f} GB)"
+        return f"{line} -> decoded pictures stay in memory ({job.decoded.bytes / 1e6:,.0f} MB) for later epochs"
     if share < WAITS:
         return line
     if spent.read > spent.decode:

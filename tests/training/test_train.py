@@ -786,7 +786,7 @@ def test_a_damaged_measurement_of_kernels_is_made_again(tmp_path):
         (62, 8, None, "original", 2, 0, ""),
         (62, 90, None, "stored", 1, 0, " -> a faster disk, or more memory for its cache"),
         (9, 8, None, "stored", 1, 0, ""),
-        (62, 8, None, "stored", 1, 2, " -> 2 of 3 are decoded in memory now (0.2 GB)"),
+        (62, 8, None, "stored", 1, 2, " -> decoded pictures stay in memory (200 MB) for later epochs"),
         (62, 8, None, "stored", 1, None, " -> `alexnet data pack`"),
     ],
 )
