@@ -614,7 +614,6 @@ def _out_of_memory(size: int, parts: int) -> str:
     said += f"--batch-size {size // 2} takes less"
     if 2 * parts <= size:
         said += f", and so does --accumulate {2 * parts}, which computes the same"
-    said += "; --in-memory no holds no decoded pictures"
     return f"{said}; what was saved stands"
 
 

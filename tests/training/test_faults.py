@@ -523,7 +523,7 @@ def test_half_a_character_in_the_list_of_bad_pictures_stops_nothing(pictures, tm
 def test_pictures_that_are_all_gone_are_no_bad_images_to_skip(pictures, tmp_path, monkeypatch):
     """A disk that is taken away in the middle: a run that skips bad pictures does not go through its epochs without any."""
     data, run, console, read = shutil.copytree(pictures, tmp_path / "data"), tmp_path / "run", quiet(), Samples.read
-    wanted = asked(data, run, bad_images="skip", set=("validate_epochs=9",))
+    wanted = asked(data, run, bad_images="skip", in_memory="no", set=("validate_epochs=9",))
     gone = threading.Event()
 
     def reads(samples, row):
