@@ -207,15 +207,15 @@ def _call(kernel: Callable[..., None], *given: Any) -> None:
         kernel(*given)
 
 
-def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any) -> None:
+def share(kernel: Callable[..., None], arrays: Sequence[np.ndarray], *rest: Any, apart: bool = False) -> None:
     """A compiled kernel on equal parts of the arrays' first axis, one a thread; no result may depend on the parts.
 
     The threads are those of torch's own operators where they can be had: after one of these they still wait awake for
-    the next, and other threads would have to wait for a core.
+    the next, and other threads would have to wait for a core. `apart`: of a pool, for work beside threads that decode.
     """
     threads = max(1, min(torch.get_num_threads(), len(arrays[0])))
     parts = [(part, Future[None]()) for part in zip(*(np.array_split(array, threads) for array in arrays), strict=True)]
-    coming, team = iter(parts), _team() if threads > 1 else None
+    coming, team = iter(parts), None if apart or threads == 1 else _team()
     ended: list[int] = []
 
     def work(_: int | None = None) -> None:

@@ -108,4 +108,5 @@ def make(images: Tensor, cuts: Cuts, normalise: Normalise, out: Tensor) -> None:
         [cuts.where, light, shift, as_array(out.flatten(2))],
         images.flatten(2).numpy(), normalise.means.numpy(), normalise.gain.numpy(),
         np.float32(normalise.thousandths), normalise.bgr, np.float32(cuts.divisor),
+        apart=True,
     )  # fmt: skip
