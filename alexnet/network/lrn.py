@@ -13,11 +13,11 @@ cache, and what is added to what does not depend on them.
 Sums are float32, or float64 for a float64 input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch import Tensor
 from ..ranks import has_numba, has_triton
 from .maps import last
 
-BLOCK_VALUES = 1 << 18  # a thread; in each of the half dozen buffers of a block
+BLOCK_VALUES = 1 << 16  # a thread; in each of the half dozen buffers of a block, which a core's cache should hold
 KERNELS = ("auto", "torch", "numba", "triton")
 
 
@@ -136,6 +136,9 @@ def _slope(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None, N
 _lrn.register_autograd(_slope, setup_context=_keep)
 
 
+Sum = tuple[Tensor, Tensor, Tensor]  # a and b, and where a + b goes
+
+
 @dataclass(frozen=True, slots=True)
 class _Window:
     """How one item, a pixel's channels or a whole image, lies in the buffer, and what is summed there."""
@@ -168,89 +171,122 @@ class _Window:
         outer = flat.view(-1, *self.outer)
         return outer[(slice(None), *(slice(n) for n in self.inner))]
 
-    def sums(self, flat: Tensor, scratch: Sequence[Tensor]) -> Tensor:
-        """The sum over each window of a buffer that is longer than its values by `reach` at both ends."""
+    def sums(self, flat: Tensor, scratch: Sequence[Tensor]) -> tuple[list[Sum], Tensor]:
+        """The sum over each window of a buffer longer than its values by `reach` at both ends: how, and where it is."""
+        sums: list[Sum] = []
         for step in self.steps:
             a, b, *_ = (t for t in scratch if t.data_ptr() != flat.data_ptr())
-            flat = _sum_of_run(flat, self.size, step, a, b)
-        return flat
+            more, flat = _sum_of_run(flat, self.size, step, a, b)
+            sums += more
+        return sums, flat
 
 
-def _sum_of_run(flat: Tensor, size: int, step: int, a: Tensor, b: Tensor) -> Tensor:
+def _sum_of_run(flat: Tensor, size: int, step: int, a: Tensor, b: Tensor) -> tuple[list[Sum], Tensor]:
     """s[i] = Σ flat[i + j·step], j < size: 2, 4, … terms by doubling, then the rest one by one. Lies in `a` or `b`."""
     length = flat.numel() - (size - 1) * step
+    sums: list[Sum] = []
     have, run = 1, flat
     while have < size:
         more = have if have * 2 <= size else 1
         rest = flat if more == 1 else run
         n = min(run.numel(), rest.numel() - have * step)
-        run = torch.add(run[:n], rest[have * step :][:n], out=a[:n])
+        sums.append((run[:n], rest[have * step :][:n], a[:n]))
+        run = a[:n]
         have, a, b = have + more, b, a
-    return run[:length]
+    return sums, run[:length]
 
 
 class _Block:
-    """The buffers through which a map goes, some items at a time."""
+    """The buffers through which a map goes, so many items at a time.
 
-    def __init__(self, x: Tensor, window: _Window) -> None:
-        self.window = window
-        self.each = prod(window.outer)
-        self.wide = _wide_dtype(x)
-        fitting = BLOCK_VALUES * torch.get_num_threads() // self.each if x.device.type == "cpu" else len(x)
-        self.items = max(1, min(len(x), fitting))
-        self.length = self.items * self.each + 2 * window.reach
+    Every view of them is made here, once: making the views for each block took as long as half of its arithmetic.
+    """
+
+    def __init__(self, x: Tensor, window: _Window, items: int) -> None:
+        self.window, self.items = window, items
+        length = items * prod(window.outer) + 2 * window.reach
         # Every place holds its share of k, the empty ones too: the windowed sum is then v, without a pass to add k.
-        self.share = window.k / window.size ** len(window.steps)
-        self.squares = torch.full((self.length,), self.share, dtype=self.wide, device=x.device)
-        self.shares = self.squares.new_full(window.inner[-1:], self.share)
-        self.scratch = self.squares.new_empty(3, self.length).unbind()
-        self.r = self.squares.new_empty(self.items * self.each)
+        share = window.k / window.size ** len(window.steps)
+        squares = torch.full((length,), share, dtype=_wide_dtype(x), device=x.device)
+        self.shares = squares.new_full(window.inner[-1:], share)
+        self.squares = self._values(squares)
+        self.scratch = squares.new_empty(3, length).unbind()
+        self.to_v, self.v = window.sums(squares, self.scratch)
+        self.r = torch.empty_like(self.v)
+        free = next(t for t in self.scratch if t.data_ptr() != self.v.data_ptr())
+        self.p = self.r if window.beta == 0.5 else free[: len(self.r)]
+        self.inner_p = window.inside(self.p)
 
-    def values(self, flat: Tensor, items: int) -> Tensor:
-        """The places of the values of the first `items` items in a buffer that has `reach` places before them."""
-        return self.window.inside(flat[self.window.reach :][: items * self.each])
+    def _values(self, flat: Tensor) -> Tensor:
+        """The places of the values in a buffer that has `reach` places before and behind them."""
+        reach = self.window.reach
+        return self.window.inside(flat[reach : len(flat) - reach])
 
-    def sums(self, flat: Tensor, items: int) -> Tensor:
-        return self.window.sums(flat[: items * self.each + 2 * self.window.reach], self.scratch)
-
-    def root(self, part: Tensor) -> Tensor:
-        """v^-1/2 of some items, flat."""
-        items = len(part)
-        torch.addcmul(self.shares, part, part, value=self.window.a, out=self.values(self.squares, items))
-        return torch.rsqrt(self.sums(self.squares, items), out=self.r[: items * self.each])
-
-    def power(self, r: Tensor) -> Tensor:
-        """v^-beta, flat: square roots for the two powers that AlexNets have, `pow` is ten times as slow."""
-        if self.window.beta == 0.5:
-            return r
-        out = self.scratch[0][: len(r)]
+    def powers(self, part: Tensor) -> Tensor:
+        """v^-beta of the items: `pow` is ten times as slow as the square roots that AlexNet's two powers need."""
+        torch.addcmul(self.shares, part, part, value=self.window.a, out=self.squares)
+        _add(self.to_v)
+        torch.rsqrt(self.v, out=self.r)
         if self.window.beta == 0.75:
-            return torch.sqrt(r, out=out).mul_(r)
-        return torch.pow(r, 2 * self.window.beta, out=out)
+            torch.sqrt(self.r, out=self.p).mul_(self.r)
+        elif self.window.beta != 0.5:
+            torch.pow(self.r, 2 * self.window.beta, out=self.p)
+        return self.inner_p
+
+
+class _BackBlock(_Block):
+    """And those of the sum that the gradient has."""
+
+    def __init__(self, x: Tensor, window: _Window, items: int) -> None:
+        super().__init__(x, window, items)
+        terms = x.new_zeros(items * prod(window.outer) + 2 * window.reach, dtype=self.r.dtype)
+        self.terms = self._values(terms)
+        self.flat_terms = terms[window.reach : len(terms) - window.reach]
+        self.to_sum, total = window.sums(terms, self.scratch)
+        self.total = window.inside(total)
+
+    def sums(self, d: Tensor, part: Tensor) -> Tensor:
+        """Σ(d·x/v) over each window, after `powers`."""
+        torch.mul(d, part, out=self.terms)
+        self.flat_terms.div_(self.v)
+        _add(self.to_sum)
+        return self.total
+
+
+B = TypeVar("B", bound=_Block)
+
+
+def _add(sums: Sequence[Sum]) -> None:
+    for a, b, out in sums:
+        torch.add(a, b, out=out)
+
+
+def _blocks(make: type[B], window: _Window, *maps: Tensor) -> Iterator[tuple[B, tuple[Tensor, ...]]]:
+    """The maps (items, *inner) in parts, each with the buffers for so many items."""
+    x = maps[0]
+    fitting = BLOCK_VALUES * torch.get_num_threads() // prod(window.outer) if x.device.type == "cpu" else len(x)
+    block = None
+    for parts in zip(*(values.split(max(1, fitting)) for values in maps), strict=True):
+        if block is None or block.items != len(parts[0]):
+            block = make(x, window, len(parts[0]))
+        yield block, parts
 
 
 def _forward(x: Tensor, window: _Window) -> Tensor:
     """x of (items, *inner) -> y of the same shape."""
-    block = _Block(x, window)
     y = torch.empty_like(x)
-    for part, out in zip(x.split(block.items), y.split(block.items), strict=True):
-        p = block.power(block.root(part.to(block.wide)))
-        torch.mul(part, window.inside(p), out=out)
+    for block, (part, out) in _blocks(_Block, window, x, y):
+        torch.mul(part, block.powers(part.to(block.r.dtype)), out=out)
     return y
 
 
 def _backward(x: Tensor, g: Tensor, window: _Window) -> Tensor:
     """dL/dx = g·p - 2·a·beta·x·Σ(g·x·p/v), p = v^-beta, the sum over the same windows."""
-    block = _Block(x, window)
     dx = torch.empty_like(x)
-    terms = torch.zeros_like(block.squares)
-    for part, slope, out in zip(x.split(block.items), g.split(block.items), dx.split(block.items), strict=True):
-        items, part = len(part), part.to(block.wide)
-        r = block.root(part)
-        d = torch.mul(slope, window.inside(block.power(r)), out=out if out.dtype == block.wide else None)
-        torch.mul(d, part, out=block.values(terms, items))
-        terms[window.reach :][: len(r)].mul_(r).mul_(r)
-        d.addcmul_(part, window.inside(block.sums(terms, items)), value=-2 * window.a * window.beta)
+    for block, (part, slope, out) in _blocks(_BackBlock, window, x, g, dx):
+        wide = part.to(block.r.dtype)
+        d = torch.mul(slope, block.powers(wide), out=out if out.dtype == wide.dtype else None)
+        d.addcmul_(wide, block.sums(d, wide), value=-2 * window.a * window.beta)
         if d is not out:
             out.copy_(d)
     return dx
