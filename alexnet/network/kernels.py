@@ -18,17 +18,17 @@ from alexnet.errors import Stopped, UsageError
 from alexnet.network.capture import WARM, captured
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import lrn, within_map
-from alexnet.network.maps import max_pool
+from alexnet.network.maps import in_blocks, max_pool
 from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
 from alexnet.ranks import has_numba, has_triton
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "lrn": ("torch", "numba", "triton"),  # plain torch; compiled for the processor; for a GPU
+    # pooling, by which it is chosen: torch's; for the processor, with the ReLU behind it, and conv1's blocks; for a
+    # GPU, with a pass for bias and ReLU
+    "maps": ("torch", "numba", "triton"),
     "conv1": ("direct", "blocks"),  # as it stands; 4 x 4 pixels as 48 channels, then 3 x 3 with stride 1
     "towers": ("grouped", "apart"),  # one convolution of two groups; two convolutions
-    # pooling, by which it is chosen: torch's; for the processor, with the ReLU behind it; for a GPU, with a pass for
-    # bias and ReLU
-    "maps": ("torch", "numba", "triton"),
     "step": ("launches", "graph"),  # kernel by kernel; forward and backward as one CUDA graph
     "update": ("torch", "numba"),  # torch's; where bf16 is multiplied, with gradients and copies in bf16 (optim.py)
 }
@@ -160,7 +160,7 @@ def convolved(
     if groups > 1 and parts > 1:
         xs, groups = xs if len(xs) > 1 else xs[0].chunk(parts, 1), 1
     if kernels.conv1 == "blocks" and _is_first(row):
-        blocks, weight = _in_blocks(row, xs[0], weight)
+        blocks, weight = _in_blocks(row, xs[0], weight, kernels)
         xs, stride, before = [blocks], 1, 0
     elif before != after:
         xs, before = [F.pad(x, (before, after) * 2) for x in xs], 0
@@ -209,19 +209,15 @@ def _is_first(row: Conv) -> bool:
     return (row.kernel, row.stride, row.groups) == (11, 4, 1)
 
 
-def _in_blocks(row: Conv, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _in_blocks(row: Conv, x: Tensor, weight: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
     """Pictures and weights of the first layer as blocks of 4 x 4 pixels, to be convolved with stride 1.
 
     The weights get a twelfth row and column of zeros.
     """
-    B, C, H, W = x.shape
-    sides = [(n + row.pad.before + row.pad.after - 11) // 4 + 3 for n in (H, W)]  # in blocks
-    ends = [4 * side - n - row.pad.before for side, n in zip(sides, (H, W), strict=True)]
-    padded = F.pad(x, (row.pad.before, ends[1], row.pad.before, ends[0])).permute(0, 2, 3, 1)  # (B, 4h, 4w, C)
-    h, w = sides
-    blocks = padded.reshape(B, h, 4, w, 4, C).permute(0, 1, 3, 2, 4, 5).reshape(B, h, w, 16 * C).permute(0, 3, 1, 2)
-    wide = F.pad(weight, (0, 1, 0, 1)).reshape(-1, C, 3, 4, 3, 4).permute(0, 3, 5, 1, 2, 4).reshape(-1, 16 * C, 3, 3)
-    return blocks, wide
+    h, w = ((n + row.pad.before + row.pad.after - 11) // 4 + 3 for n in x.shape[2:])  # in blocks
+    kernel = "numba" if kernels.maps == "numba" else "torch"
+    wide = F.pad(weight, (0, 1, 0, 1)).reshape(-1, 3, 3, 4, 3, 4).permute(0, 3, 5, 1, 2, 4).reshape(-1, 48, 3, 3)
+    return in_blocks(x, before=row.pad.before, out=(h, w), kernel=kernel), wide
 
 
 def fastest(
@@ -243,7 +239,7 @@ def fastest(
         if choice in ("step", "update") or len(alternatives) == 1:
             continue
         # held until they are measured: what a graph reads must stay where it is
-        launched = {one: _layers(variant, replace(PLAIN, **{choice: one}), choice, images, dtype, device)
+        launched = {one: _layers(variant, replace(made, **{choice: one}), choice, images, dtype, device)
                     for one in alternatives}  # fmt: skip
         if not launched[alternatives[0]]:
             continue

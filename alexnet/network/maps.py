@@ -1,14 +1,17 @@
-"""Maps (B, C, H, W) as kernels take them, channels-last, and max-pooling by one of them.
+"""Maps (B, C, H, W) as kernels take them, channels-last: max-pooling by one of them, and pictures in blocks.
 
 The pooling is one operator, `alexnet::max_pool`, and its backward; autograd, `torch.compile` and `torch.export` see no
 further. Two kernels compute it: "numba" (`maps_cpu.py`) on the processor and "triton" (`maps_gpu.py`) on a GPU. Both
 keep the place of each maximum in a byte, where torch keeps eight.
+
+Blocks are another, `alexnet::blocks`, by the kernel "numba", which moves each value once; torch pads and then copies.
 """
 
 from importlib import import_module
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 COMPILED = {"numba": "maps_cpu", "triton": "maps_gpu"}
@@ -88,3 +91,45 @@ def _slope(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, No
 
 
 _max_pool.register_autograd(_slope, setup_context=_keep)
+
+
+def in_blocks(x: Tensor, *, before: int, out: tuple[int, int], kernel: str) -> Tensor:
+    """Pictures (B, 3, H, W) in blocks of 4 x 4 pixels, row by row, the colours of each together: (B, 48, *out),
+    channels-last.
+
+    The first block begins `before` pixels above and to the left of a picture; what lies beyond one is 0. `kernel` is
+    "numba", on the processor, or "torch": they give the same bits.
+    """
+    if kernel == "numba":
+        return _blocks(x, before, *out)
+    h, w = out
+    below, right = (4 * n - before - length for n, length in zip(out, x.shape[2:], strict=True))
+    padded = F.pad(x, (before, right, before, below)).permute(0, 2, 3, 1)  # (B, 4h, 4w, 3)
+    return padded.reshape(-1, h, 4, w, 4, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, h, w, 48).permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("alexnet::blocks", mutates_args=())
+def _blocks(x: Tensor, before: int, height: int, width: int) -> Tensor:
+    y = empty_map(x, x.shape[0], 48, height, width)
+    _compiled("numba").blocks(last(x), last(y), before=before)
+    return y
+
+
+@_blocks.register_fake
+def _(x: Tensor, before: int, height: int, width: int) -> Tensor:
+    return empty_map(x, x.shape[0], 48, height, width)
+
+
+def _keep_place(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.before, _, _ = inputs
+    ctx.pixels = x.shape[2:]
+
+
+def _pixels(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+    """Each pixel's slope from its place in a block; 0 where a picture goes on behind the last one."""
+    (H, W), (h, w), before = ctx.pixels, g.shape[2:], ctx.before
+    flat = last(g).reshape(-1, h, w, 4, 4, 3).permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, 4 * h, 4 * w)
+    return F.pad(flat, (-before, before + W - 4 * w, -before, before + H - 4 * h)), None, None, None
+
+
+_blocks.register_autograd(_pixels, setup_context=_keep_place)

@@ -1,4 +1,4 @@
-"""Max-pooling compiled for the processor by numba; `maps.py` says what is computed.
+"""Max-pooling and the first layer's blocks, compiled for the processor by numba; `maps.py` says what is computed.
 
 A window's pixels lie apart and its channels beside each other, so the loop over channels is the inner one and becomes
 vectors. Forward reads each value for each window that holds it, from the cache, and notes the place of the largest;
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ranks import compiler, share
-from .lrn_cpu import as_array, rounded, widened
+from .lrn_cpu import as_array, inlined, rounded, widened
 
 NOWHERE = np.uint8(255)  # the place where the ReLU behind a window ends its slope
 compiled = compiler(nogil=True, error_model="numpy")
@@ -115,6 +115,41 @@ def _rectified(side: int) -> Kernel:
                         out[c] = best
 
     return rectified
+
+
+@inlined
+def _four_pixels(row: Any, first: Any) -> Any:
+    """Twelve values in a row, all read before the first is written: the compiler then moves them as two vectors."""
+    return (
+        row[first], row[first + 1], row[first + 2], row[first + 3], row[first + 4], row[first + 5],
+        row[first + 6], row[first + 7], row[first + 8], row[first + 9], row[first + 10], row[first + 11],
+    )  # fmt: skip
+
+
+@compiled
+def _blocks(x: Any, y: Any, before: Any) -> None:
+    """Pictures' rows of values (images, H, W·3) -> blocks (images, h, w, 4, 12): of each, four rows of four pixels."""
+    images, height, width = x.shape
+    for n in range(images):
+        for i in range(y.shape[1]):
+            for j in range(y.shape[2]):
+                first = 12 * j - 3 * before
+                for p in range(4):
+                    out, h = y[n, i, j, p], 4 * i + p - before
+                    if 0 <= h < height and 0 <= first <= width - 12:
+                        four = _four_pixels(x[n, h], first)
+                        for k in range(12):
+                            out[k] = four[k]
+                    else:
+                        for k in range(12):
+                            inside = 0 <= h < height and 0 <= first + k < width
+                            out[k] = x[n, h, first + k] if inside else x.dtype.type(0)
+
+
+def blocks(x: Tensor, y: Tensor, *, before: int) -> None:
+    """Pictures (B, H, W, 3), contiguous, `before` zeros around them -> y (B, h, w, 48)."""
+    rows, out = as_array(x.flatten(2)), as_array(y.unflatten(3, (4, 12)))
+    share(_blocks, [rows, out], before)
 
 
 def max_pool_rectified(x: Tensor, y: Tensor, *, side: int, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""Max-pooling compiled for the processor, against torch's own and against sums in NumPy."""
+"""Max-pooling compiled for the processor, against torch's own and against sums in NumPy; blocks against slices."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.network import maps
-from alexnet.network.maps import max_pool
+from alexnet.network.maps import in_blocks, max_pool
 from alexnet.network.maps_cpu import max_pool_rectified
 
 FORMS = [(11, 11, 3, 2, False), (8, 8, 3, 2, True), (7, 9, 2, 2, False), (9, 8, 3, 3, True), (6, 6, 3, 1, False)]
@@ -132,3 +132,44 @@ def test_what_a_kernel_cannot_take_is_refused():
         max_pool(random(1, 1, 5, 5), side=3, stride=2, out=(2, 2), kernel="triton", relu=True)
     with pytest.raises(ValueError, match="side 16"):
         max_pool(random(1, 1, 20, 20), side=16, stride=2, out=(3, 3), kernel="numba")
+
+
+@pytest.mark.parametrize(("H", "W", "before", "out"), [
+    (20, 20, 0, (5, 5)),  # a picture's pixels and no others
+    (21, 18, 3, (6, 7)),  # zeros on every side
+    (23, 30, 2, (4, 5)),  # the picture goes on behind the last block
+    (1, 2, 3, (2, 1)),
+    (7, 9, 9, (5, 6)),  # blocks of nothing but zeros
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+def test_blocks_are_the_pictures_pixels(H, W, before, out, dtype, kernel):
+    """Each block cut by hand from a picture with zeros around it; a slope goes back to its pixel; batches of any form."""
+    x = random(3, 3, H, W, dtype=dtype).requires_grad_()
+    got = in_blocks(x, before=before, out=out, kernel=kernel)
+    assert got.shape == (3, 48, *out) and got.is_contiguous(memory_format=torch.channels_last)
+    around = np.zeros((3, 100, 100, 3))
+    around[:, before : before + H, before : before + W] = x.detach().double().permute(0, 2, 3, 1)
+    for i in range(out[0]):
+        for j in range(out[1]):
+            block = around[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+            assert np.array_equal(got[:, :, i, j].detach().double(), block.reshape(3, 48)), (i, j)
+    marks = torch.arange(got.numel(), dtype=torch.float64).reshape(got.shape) % 251  # in any of the dtypes
+    (dx,) = torch.autograd.grad(got, x, marks.to(dtype))
+    there = np.zeros((3, 4 * out[0], 4 * out[1], 3))
+    for i in range(out[0]):
+        for j in range(out[1]):
+            there[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = marks[:, :, i, j].reshape(3, 4, 4, 3)
+    want = np.zeros((3, H, W, 3))
+    inner = there[:, before : before + H, before : before + W]
+    want[:, : inner.shape[1], : inner.shape[2]] = inner
+    assert np.array_equal(dx.double().permute(0, 2, 3, 1), want)
+    plain = x.detach().contiguous()  # a colour behind the other
+    assert torch.equal(in_blocks(plain, before=before, out=out, kernel=kernel), got)
+    assert in_blocks(x[:0], before=before, out=out, kernel=kernel).shape == (0, 48, *out)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
+def test_blocks_are_the_operator_that_torch_expects():
+    said = torch.library.opcheck(maps._blocks, (random(2, 3, 9, 11).requires_grad_(), 2, 3, 4))
+    assert set(said.values()) == {"SUCCESS"} and len(said) >= 4
