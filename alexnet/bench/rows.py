@@ -20,11 +20,14 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to do a thing: `run` does it once. `floor`: the least seconds, by the machine's ceilings."""
+    """One way to do a thing: `run` does it once. `floor`: the least seconds, by the machine's ceilings. `what`: where
+    those it takes turns with do another thing.
+    """
 
     who: str
     run: Callable[[], object]
     floor: float | None = None
+    what: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,29 +69,36 @@ def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def timed(what: str, contestants: Sequence[Contestant], *, repeats: int, calls: int = 1) -> list[Row]:
-    """A row in seconds for each contestant, who take turns; a repeat is the mean of so many `calls` at a stretch.
+def timed(
+    what: str, contestants: Sequence[Contestant], *, repeats: int, calls: int = 1, seconds: float = 0.0
+) -> list[Row]:
+    """A row in seconds for each contestant, who take turns; a repeat is the mean of so many `calls` at a stretch, or
+    of more, until `seconds` have passed.
 
     A first round, which fills caches, is not counted.
     """
     passed: list[list[float]] = [[] for _ in contestants]
     for repeat in range(repeats + 1):
         for one, times in zip(contestants, passed, strict=True):
-            seconds = once(one.run, calls=calls)
+            mean = once(one.run, calls=calls, seconds=seconds)
             if repeat:
-                times.append(seconds)
-    return [Row(what, one.who, "s", tuple(times), one.floor) for one, times in zip(contestants, passed, strict=True)]
+                times.append(mean)
+    return [
+        Row(one.what or what, one.who, "s", tuple(times), one.floor)
+        for one, times in zip(contestants, passed, strict=True)
+    ]
 
 
-def once(run: Callable[[], object], *, calls: int = 1) -> float:
-    """Seconds of one run, the accelerator's work included; of the mean of so many `calls`."""
+def once(run: Callable[[], object], *, calls: int = 1, seconds: float = 0.0) -> float:
+    """Seconds of one run, the accelerator's work included; the mean of so many `calls`, or of more in `seconds`."""
     gc.collect()
     synchronize()
-    begin = time.perf_counter()
-    for _ in range(calls):
+    done, begin = 0, time.perf_counter()
+    while done < calls or (seconds and time.perf_counter() - begin < seconds):
         run()
+        done += 1
     synchronize()
-    return (time.perf_counter() - begin) / calls
+    return (time.perf_counter() - begin) / done
 
 
 def synchronize() -> None:

@@ -25,7 +25,7 @@ from . import article
 from .eager import eager, precision_on
 from .rows import OURS, Contestant, Row, missing, timed
 
-RECIPES = {"torchvision": "torchvision", "paper": "paper", "article": "article"}  # variant -> recipe
+TURNS = ({"torchvision": "torchvision", "paper": "paper"}, {"article": "article"})  # variant -> recipe; who takes turns
 
 
 def floor(name: str, batch: int, macs_per_second: float) -> float:
@@ -35,9 +35,9 @@ def floor(name: str, batch: int, macs_per_second: float) -> float:
     return batch * (3 * total - layers[0].macs) / macs_per_second
 
 
-def ours(name: str, images: Tensor, labels: Tensor, precision: str, kernels: Kernels) -> Callable[[], object]:
-    """Our step of a variant by its recipe, as training takes it."""
-    chosen = recipe(RECIPES[name])
+def ours(name: str, by: str, images: Tensor, labels: Tensor, precision: str, kernels: Kernels) -> Callable[[], object]:
+    """Our step of a variant by a recipe, as training takes it."""
+    chosen = recipe(by)
     model = build(name, classes=1000, seed=0).to(images.device).to(memory_format=torch.channels_last)
     model.kernels = kernels
     none = np.zeros(0, np.int64)
@@ -79,6 +79,7 @@ PEERS = {
     "article": {WITH_TORCH: article.eager, WITH_TENSORFLOW: article.tensorflow},
 }
 CALLS = {"cuda": 20}  # steps at a stretch, on what a launch takes as long to reach as a step takes
+SECONDS = {"cpu": 2.0}  # or as many as take so long: after other work the first takes a sixth longer than the next
 PLAIN_PEERS = (DEFAULTS, WITH_TORCH, WITH_TENSORFLOW)  # fp32 whatever the precision
 
 
@@ -86,21 +87,26 @@ def rows(
     machine: dict[str, Any], device: torch.device, *, batch: int, precision: str, kernels: dict[str, Kernels],
     repeats: int, peers: bool,
 ) -> list[Row]:  # fmt: skip
-    """A step of `batch` images: `torchvision` beside its peers, then `paper`, and `article` beside its own."""
+    """A step of `batch` images: `torchvision` beside its peers and `paper`, then `article` beside its own."""
     labels = torch.randint(0, 1000, (batch,), device=device)
+    calls, seconds = CALLS.get(device.type, 1), SECONDS.get(device.type, 0.0)
     found: list[Row] = []
-    for name in RECIPES:
-        side = variant(name).side
-        images = torch.randn(batch, 3, side, side, device=device)
-        here = images.bfloat16() if precision == "bf16" else images  # as the data road gives them
-        least = {rate: floor(name, batch, macs) for rate, macs in machine["macs_per_second"].items()}
-        contestants = [Contestant(OURS, ours(name, here, labels, precision, kernels[name]), least[precision])]
-        for who, peer in PEERS.get(name, {}).items() if peers else ():
-            if who == WITH_TENSORFLOW and (device.type != "cpu" or missing("step")):
-                continue
-            plain = who in PLAIN_PEERS
-            computes = precision_on(device) if plain else precision
-            contestants.append(Contestant(who, peer(images if plain else here, labels, precision), least[computes]))
-        calls = CALLS.get(device.type, 1)
-        found += timed(f"step, {name}, batch {batch}, {precision}", contestants, repeats=repeats, calls=calls)
+    for together in TURNS:
+        contestants: list[Contestant] = []
+        for name, by in together.items():
+            what = f"step, {name}, batch {batch}, {precision}"
+            side = variant(name).side
+            images = torch.randn(batch, 3, side, side, device=device)
+            here = images.bfloat16() if precision == "bf16" else images  # as the data road gives them
+            least = {rate: floor(name, batch, macs) for rate, macs in machine["macs_per_second"].items()}
+            step = ours(name, by, here, labels, precision, kernels[name])
+            contestants.append(Contestant(OURS, step, least[precision], what))
+            for who, peer in PEERS.get(name, {}).items() if peers else ():
+                if who == WITH_TENSORFLOW and (device.type != "cpu" or missing("step")):
+                    continue
+                plain = who in PLAIN_PEERS
+                computes = precision_on(device) if plain else precision
+                step = peer(images if plain else here, labels, precision)
+                contestants.append(Contestant(who, step, least[computes], what))
+        found += timed("", contestants, repeats=repeats, calls=calls, seconds=seconds)
     return found

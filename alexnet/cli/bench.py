@@ -74,7 +74,7 @@ def bench(
     elif what == "step":
         best = {name: PLAIN if kernels == "plain" else kernels_for(variant(name), batch=batch_size, precision=precise,
                                                                    device=where, console=console)
-                for name in step.RECIPES}  # fmt: skip
+                for together in step.TURNS for name in together}  # fmt: skip
         found = step.rows(here, where, batch=batch_size, precision=precise, kernels=best, repeats=repeats, peers=peers)
     elif what == "data":
         assert data is not None

@@ -37,8 +37,9 @@ def test_the_document_by_hand():
 def test_contestants_take_turns():
     turns: list[str] = []
     pair = [rows.Contestant(who, lambda who=who: turns.append(who)) for who in "ab"]
-    made = rows.timed("x", pair, repeats=3)
-    assert "".join(turns) == "abababab" and [len(row.runs) for row in made] == [3, 3]
+    made = rows.timed("x", [*pair, rows.Contestant("c", lambda: turns.append("c"), None, "y")], repeats=3)
+    assert "".join(turns) == "abcabcabcabc" and [len(row.runs) for row in made] == [3, 3, 3]
+    assert [row.what for row in made] == ["x", "x", "y"]
 
 
 def test_the_ceilings_are_those_of_a_product_and_a_copy(monkeypatch):
@@ -79,7 +80,8 @@ def test_the_growth_of_memory_is_that_of_the_pass(monkeypatch):
 
 
 def test_step(monkeypatch):
-    monkeypatch.setattr(step, "RECIPES", {"tiny": "paper"})
+    monkeypatch.setattr(step, "TURNS", ({"tiny": "paper"},))
+    monkeypatch.setattr(step, "SECONDS", {})
     (row,) = step.rows(MACHINE, CPU, batch=3, precision="fp32", kernels={"tiny": PLAIN}, repeats=1, peers=True)
     layers = step.cost(variant("tiny"), 1000).layers
     first, rest = layers[0].macs, sum(layer.macs for layer in layers[1:])
@@ -239,6 +241,9 @@ def test_several_calls_a_measurement(monkeypatch):
     monkeypatch.setattr(rows.time, "perf_counter", lambda: next(clock))
     (row,) = rows.timed("x", [rows.Contestant("a", lambda: called.append(1))], repeats=2, calls=3)
     assert row.runs == (2.0, 2.0) and len(called) == 9
+    monkeypatch.setattr(rows.time, "perf_counter", lambda: 2.0 * len(called))
+    (row,) = rows.timed("x", [rows.Contestant("a", lambda: called.append(1))], repeats=1, calls=2, seconds=7.0)
+    assert row.runs == (2.0,) and len(called) == 17
 
 
 def test_infer(monkeypatch):
