@@ -248,6 +248,7 @@ def test_several_calls_a_measurement(monkeypatch):
 
 def test_infer(monkeypatch):
     monkeypatch.setattr(infer, "CALLS", {2: 1})
+    monkeypatch.setattr(infer, "SECONDS", {})
     found = infer.rows(MACHINE, CPU, precision="bf16", repeats=1, peers=True)
     assert {row.what for row in found} == {"inference, torchvision, batch 2"}
     assert {row.who for row in found} == {
