@@ -18,6 +18,7 @@ from alexnet.errors import Stopped, UsageError
 from alexnet.network.capture import WARM, captured
 from alexnet.network.cost import Shape, out_shape
 from alexnet.network.lrn import lrn, within_map
+from alexnet.network.lrn_pool import relu_lrn_pool
 from alexnet.network.maps import in_blocks, max_pool
 from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
 from alexnet.ranks import has_numba, has_triton
@@ -114,19 +115,23 @@ def _here(choice: str, device: torch.device) -> list[str]:
 
 def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
     """The rows that are computed with the `index`-th, a convolution: a ReLU behind it, and what is behind that where
-    the two are quicker at once.
+    they are quicker at once.
 
-    That is an LRN by a compiled kernel; or, on the processor, a pool: it comes before the ReLU, which then has a
-    quarter of the values, and everything that comes out, forward and backward, is the same.
+    That is an LRN by a compiled kernel, on the processor with a pool behind it; or, on the processor, a pool: it comes
+    before the ReLU, which then has a quarter of the values, and everything that comes out, forward and backward, is the
+    same.
     """
-    rows = variant.layers[index + 1 : index + 3]
+    rows = variant.layers[index + 1 : index + 4]
     if not rows or not isinstance(rows[0], ReLU):
         return ()
     match rows[1:]:
-        case (LRN(towers=towers),) if kernels.lrn == "numba" or kernels.lrn == kernels.maps == "triton":
-            return rows if parts(variant, index, kernels) in (1, towers) else rows[:1]
-        case (MaxPool(),) if kernels.maps != "triton":
-            return rows
+        case (LRN(towers=towers), *more) if kernels.lrn == "numba" or kernels.lrn == kernels.maps == "triton":
+            if parts(variant, index, kernels) not in (1, towers):
+                return rows[:1]
+            pool = kernels.lrn == kernels.maps == "numba" and isinstance(next(iter(more), None), MaxPool)
+            return rows if pool else rows[:2]
+        case (MaxPool(), *_) if kernels.maps != "triton":
+            return rows[:2]
         case _:
             return rows[:1]
 
@@ -164,7 +169,7 @@ def convolved(
         xs, stride, before = [blocks], 1, 0
     elif before != after:
         xs, before = [F.pad(x, (before, after) * 2) for x in xs], 0
-    then = behind[1] if len(behind) == 2 else None
+    then, pool = (*behind[1:], None, None)[:2]
     # of one map, a GPU's normalization makes the parts
     pieces = 1 if isinstance(then, LRN) and kernels.lrn == "triton" and len(xs) == 1 else parts
     layers = zip(list(xs) * (pieces // len(xs)), _parted(weight, pieces), _parted(bias, pieces), strict=True)
@@ -174,6 +179,8 @@ def convolved(
         ys = [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
         if isinstance(then, LRN):
             alone = replace(then, towers=then.towers // parts)
+            if isinstance(pool, MaxPool):
+                return [_pooled_lrn(alone, pool, y) for y in ys]
             return [normalised(alone, y, kernels, relu=True) for y in ys]
         if isinstance(then, MaxPool):
             return [pooled(then, y, kernels, relu=True) for y in ys]
@@ -202,6 +209,15 @@ def pooled(row: MaxPool, x: Tensor, kernels: Kernels, *, relu: bool = False) -> 
         return F.relu(y, inplace=True) if relu else y
     _, height, width = out_shape(row, (x.shape[1], x.shape[2], x.shape[3]), 1)
     return max_pool(x, side=row.kernel, stride=row.stride, out=(height, width), kernel=kernels.maps, relu=relu)
+
+
+def _pooled_lrn(row: LRN, pool: MaxPool, x: Tensor) -> Tensor:
+    """`pooled` of `normalised` of max(x, 0), by numba's kernels at once."""
+    _, height, width = out_shape(pool, (x.shape[1], x.shape[2], x.shape[3]), 1)
+    return relu_lrn_pool(
+        x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, divide=row.divide, towers=row.towers,
+        side=pool.kernel, stride=pool.stride, out=(height, width),
+    )  # fmt: skip
 
 
 def _is_first(row: Conv) -> bool:

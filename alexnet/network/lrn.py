@@ -39,9 +39,7 @@ def lrn(
     channels outside count as zeros. With `relu` x is max(x, 0), which numba's kernel does in the same pass. ValueError
     for an even `size`, k <= 0, channels that do not part evenly, or a `kernel` that cannot take x.
     """
-    _check(x, size, k)
-    if towers < 1 or x.shape[1] % towers:
-        raise ValueError(f"{x.shape[1]} channels do not part into {towers} towers")
+    check(x, size, k, towers)
     if relu and chosen(kernel, x) != "numba":
         x, relu = x.relu(), False
     return _lrn(x, size, k, alpha / size if divide else alpha, beta, towers, kernel, relu)
@@ -52,7 +50,7 @@ def within_map(x: Tensor, *, size: int, k: float, alpha: float, beta: float, ker
 
     Pixels outside count as zeros. ValueError for an even `size`, k <= 0 or a `kernel` that cannot take x.
     """
-    _check(x, size, k)
+    check(x, size, k)
     return _lrn(x, size, k, alpha / size**2, beta, WITHIN, kernel, False)
 
 
@@ -296,10 +294,13 @@ def _wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _check(x: Tensor, size: int, k: float) -> None:
+def check(x: Tensor, size: int, k: float, towers: int = 1) -> None:
+    """ValueError: x is no map (B, C, H, W), or its channels do not part into `towers`, or there is no such window."""
     if x.ndim != 4:
         raise ValueError(f"expected (B, C, H, W), got a shape of {tuple(x.shape)}")
     if size % 2 == 0 or size < 1:
         raise ValueError(f"size {size}: a window has a middle, so its size is odd")
     if k <= 0:
         raise ValueError(f"k {k}: expected more than 0, or a window of zeros would divide by 0")
+    if towers < 1 or x.shape[1] % towers:
+        raise ValueError(f"{x.shape[1]} channels do not part into {towers} towers")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..ranks import compiler, share
 
 BLOCK_VALUES = 512  # about as many of each buffer at a time; twice as many are slower where memory is the limit
-ONE = np.float32(1)
+ONE, ZERO = np.float32(1), np.float32(0)
 Kernel = Callable[..., None]
 # "arcp": 1 / sqrt becomes the processor's estimate and a step of Newton's, within some units of the last place
 compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp"})
@@ -56,95 +56,125 @@ def _cube_of_root(r: Any) -> Any:
     return r * (r * (ONE / np.sqrt(r)))
 
 
+@inlined
+def _value(x: Any, bf16: Any, relu: Any) -> Any:
+    """float32, max(x, 0) with `relu`."""
+    value = widened(x) if bf16 else x
+    if relu:
+        value = ZERO if value <= ZERO else value  # NaN stays NaN
+    return value
+
+
+@inlined
+def _squared(x: Any, squares: Any, size: Any, bf16: Any, relu: Any) -> None:
+    """The squares of values (rows, run), each row behind `size` // 2 zeros, into a buffer."""
+    half = size // 2
+    for p in range(len(x)):
+        given, square = x[p], squares[p * (x.shape[1] + half) + half :]
+        for c in range(x.shape[1]):
+            value = _value(given[c], bf16, relu)
+            square[c] = value * value
+
+
+@inlined
+def forward_rows(
+    x: Any, y: Any, squares: Any, k: Any, a: Any, size: Any, power: Any, quarters: Any, bf16: Any, relu: Any
+) -> None:
+    """Values (rows, run) -> the same, normalised, the window within a row; by a `buffer`.
+
+    All of a block's squares are written before the first is summed, lest loads that straddle two stores wait for them
+    (docs/log.md has the figures).
+    """
+    rows, run = x.shape
+    step, block = run + size // 2, 1 + BLOCK_VALUES // run
+    for start in range(0, rows, block):
+        stop = min(start + block, rows)
+        _squared(x[start:stop], squares, size, bf16, relu)
+        for p in range(start, stop):
+            given, out, near = x[p], y[p], squares[(p - start) * step :]
+            for c in range(run):
+                s = near[c]
+                for j in range(1, size):
+                    s += near[c + j]
+                v = k + a * s
+                value = _value(given[c], bf16, relu)
+                if quarters:
+                    r = _rsqrt(v)
+                    value *= _cube_of_root(r) if quarters == 3 else r
+                else:
+                    value *= v**-power
+                out[c] = rounded(value) if bf16 else value
+
+
+@inlined
+def backward_rows(
+    x: Any, g: Any, dx: Any, squares: Any, terms: Any, slopes: Any, k: Any, a: Any, size: Any, power: Any,
+    quarters: Any, bf16: Any, relu: Any,
+) -> None:  # fmt: skip
+    """Values and slopes (rows, run) -> dx, by three `buffer`s."""
+    rows, run = x.shape
+    step, block = run + size // 2, 1 + BLOCK_VALUES // run
+    m = np.float32(2) * a * power
+    for start in range(0, rows, block):
+        stop = min(start + block, rows)
+        _squared(x[start:stop], squares, size, bf16, relu)
+        for p in range(start, stop):
+            given, slope, near = x[p], g[p], squares[(p - start) * step :]
+            kept, term = slopes[(p - start) * run :], terms[(p - start) * step + size // 2 :]
+            for c in range(run):
+                s = near[c]
+                for j in range(1, size):
+                    s += near[c + j]
+                v = k + a * s
+                value = _value(given[c], bf16, relu)
+                d = widened(slope[c]) if bf16 else slope[c]
+                if quarters:
+                    r = _rsqrt(v)
+                    d *= _cube_of_root(r) if quarters == 3 else r
+                    term[c] = d * value * r * r
+                else:
+                    d *= v**-power
+                    term[c] = d * value / v
+                kept[c] = d
+        for p in range(start, stop):
+            given, out = x[p], dx[p]
+            kept, near = slopes[(p - start) * run :], terms[(p - start) * step :]
+            for c in range(run):
+                s = near[c]
+                for j in range(1, size):
+                    s += near[c + j]
+                value = _value(given[c], bf16, relu)
+                d = kept[c] - m * value * s
+                if relu:
+                    d = ZERO if value <= ZERO else d
+                out[c] = rounded(d) if bf16 else d
+
+
+@inlined
+def buffer(run: Any, size: Any) -> Any:
+    """For a block of rows: zeros, `size` // 2 of them before, between and behind."""
+    return np.zeros((1 + BLOCK_VALUES // run) * (run + size // 2) + size // 2, np.float32)
+
+
+def quarters_of(beta: float) -> int:
+    """A power that has square roots, in quarters; 0 for any other."""
+    return {0.5: 2, 0.75: 3}.get(beta, 0)
+
+
 @cache
 def _across(size: int, beta: float, bf16: bool, relu: bool) -> tuple[Kernel, Kernel]:
-    """(forward, backward) on values (rows, run), the window within a row; with `relu` of max(value, 0).
-
-    A buffer holds some rows, with `half` zeros before, between and behind them. All of its rows are written before the
-    first is summed, lest loads that straddle two stores wait for them (docs/log.md has the figures).
-    """
-    half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
-    zero, two, power = np.float32(0), np.float32(2), np.float32(beta)
+    """(forward, backward) on values (rows, run), the window within a row; with `relu` of max(value, 0)."""
+    quarters, power = quarters_of(beta), np.float32(beta)
 
     @compiled
     def forward(x: Any, y: Any, k: Any, a: Any) -> None:
-        rows, run = x.shape
-        step, block = run + half, 1 + BLOCK_VALUES // run
-        squares = np.zeros(block * step + half, np.float32)
-        for start in range(0, rows, block):
-            stop = min(start + block, rows)
-            for p in range(start, stop):
-                given, put = x[p], squares[(p - start) * step + half :]
-                for c in range(run):
-                    value = widened(given[c]) if bf16 else given[c]
-                    if relu:
-                        value = zero if value <= zero else value  # NaN stays NaN
-                    put[c] = value * value
-            for p in range(start, stop):
-                given, out, near = x[p], y[p], squares[(p - start) * step :]
-                for c in range(run):
-                    s = near[c]
-                    for j in range(1, size):
-                        s += near[c + j]
-                    v = k + a * s
-                    value = widened(given[c]) if bf16 else given[c]
-                    if relu:
-                        value = zero if value <= zero else value
-                    if quarters:
-                        r = _rsqrt(v)
-                        value *= _cube_of_root(r) if quarters == 3 else r
-                    else:
-                        value *= v**-power
-                    out[c] = rounded(value) if bf16 else value
+        forward_rows(x, y, buffer(x.shape[1], size), k, a, size, power, quarters, bf16, relu)
 
     @compiled
     def backward(x: Any, g: Any, dx: Any, k: Any, a: Any) -> None:
-        rows, run = x.shape
-        step, block = run + half, 1 + BLOCK_VALUES // run
-        squares, terms = np.zeros(block * step + half, np.float32), np.zeros(block * step + half, np.float32)
-        slopes = np.empty(block * run, np.float32)
-        m = two * a * power
-        for start in range(0, rows, block):
-            stop = min(start + block, rows)
-            for p in range(start, stop):
-                given, put = x[p], squares[(p - start) * step + half :]
-                for c in range(run):
-                    value = widened(given[c]) if bf16 else given[c]
-                    if relu:
-                        value = zero if value <= zero else value  # NaN stays NaN
-                    put[c] = value * value
-            for p in range(start, stop):
-                given, slope, near = x[p], g[p], squares[(p - start) * step :]
-                kept, put = slopes[(p - start) * run :], terms[(p - start) * step + half :]
-                for c in range(run):
-                    s = near[c]
-                    for j in range(1, size):
-                        s += near[c + j]
-                    v = k + a * s
-                    value = widened(given[c]) if bf16 else given[c]
-                    if relu:
-                        value = zero if value <= zero else value
-                    d = widened(slope[c]) if bf16 else slope[c]
-                    if quarters:
-                        r = _rsqrt(v)
-                        d *= _cube_of_root(r) if quarters == 3 else r
-                        put[c] = d * value * r * r
-                    else:
-                        d *= v**-power
-                        put[c] = d * value / v
-                    kept[c] = d
-            for p in range(start, stop):
-                given, out = x[p], dx[p]
-                kept, near = slopes[(p - start) * run :], terms[(p - start) * step :]
-                for c in range(run):
-                    s = near[c]
-                    for j in range(1, size):
-                        s += near[c + j]
-                    value = widened(given[c]) if bf16 else given[c]
-                    d = kept[c] - m * value * s
-                    if relu:
-                        d = zero if value <= zero else d
-                    out[c] = rounded(d) if bf16 else d
+        run = x.shape[1]
+        squares, terms, slopes = buffer(run, size), buffer(run, size), buffer(run, size)
+        backward_rows(x, g, dx, squares, terms, slopes, k, a, size, power, quarters, bf16, relu)
 
     return forward, backward
 
@@ -187,7 +217,7 @@ def _down(values: Any, i: int, j: int, out: Any, half: int) -> None:
 @cache
 def _within(size: int, beta: float, bf16: bool) -> tuple[Kernel, Kernel]:
     """(forward, backward) on values (images, H, W, channels), the window over the pixels of a map."""
-    half, quarters = size // 2, {0.5: 2, 0.75: 3}.get(beta, 0)
+    half, quarters = size // 2, quarters_of(beta)
     two, power = np.float32(2), np.float32(beta)
 
     @compiled

@@ -35,15 +35,20 @@ def max_pool(x: Tensor, *, side: int, stride: int, out: tuple[int, int], kernel:
     of equals. With `relu`, which numba's kernel has, max(…, 0). ValueError: a side of more than 15, no window, or one
     that lies beyond the map, or what the kernel cannot take.
     """
-    if side > MOST_SIDE:
-        raise ValueError(f"side {side}: expected {MOST_SIDE} or less")
-    if not all(0 <= (n - 1) * stride < length for n, length in zip(out, x.shape[2:], strict=True)):
-        raise ValueError(f"{tuple(x.shape[2:])} pixels have no {tuple(out)} windows of {side} x {side}")
+    check_windows(x, side, stride, out)
     if relu and kernel != "numba":
         raise ValueError(f"kernel {kernel}: has no ReLU")
     if x.dtype == torch.float64 or (kernel == "numba" and (x.device.type != "cpu" or x.dtype == torch.float16)):
         raise ValueError(f"kernel {kernel}: does not take {x.dtype} on {x.device}")
     return _max_pool(x, side, stride, *out, kernel, relu)[0]
+
+
+def check_windows(x: Tensor, side: int, stride: int, out: tuple[int, int]) -> None:
+    """ValueError: windows larger than a byte can tell places of, or such as do not begin within the map."""
+    if side > MOST_SIDE:
+        raise ValueError(f"side {side}: expected {MOST_SIDE} or less")
+    if not all(0 <= (n - 1) * stride < length for n, length in zip(out, x.shape[2:], strict=True)):
+        raise ValueError(f"{tuple(x.shape[2:])} pixels have no {tuple(out)} windows of {side} x {side}")
 
 
 def _compiled(kernel: str) -> Any:

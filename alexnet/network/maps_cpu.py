@@ -15,72 +15,83 @@ import torch
 from torch import Tensor
 
 from ..ranks import compiler, share
-from .lrn_cpu import as_array, inlined, rounded, widened
+from .lrn_cpu import ZERO, as_array, inlined, rounded, widened
 
 NOWHERE = np.uint8(255)  # the place where the ReLU behind a window ends its slope
+LEAST, START = np.float32(-np.inf), np.uint8(0)
 compiled = compiler(nogil=True, error_model="numpy")
 Kernel = Callable[..., None]
 
 
+@inlined
+def largest(x: Any, y: Any, places: Any, stride: Any, side: Any, bf16: Any, relu: Any) -> None:
+    """Of an image's values (H, W, C) -> the largest of each window, and its place within it, (H', W', C)."""
+    height, width, channels = x.shape
+    none = y.dtype.type(0)
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            out, kept = y[i, j], places[i, j]
+            for c in range(channels):
+                best, bits, place = LEAST, x[i * stride, j * stride, c], START
+                for p in range(side):
+                    h = min(i * stride + p, height - 1)  # beyond the map its edge again, which is no larger
+                    for q in range(side):
+                        given = x[h, min(j * stride + q, width - 1), c]
+                        value = widened(given) if bf16 else given
+                        better = value > best or (value != value and best == best)  # the first of equals
+                        best = value if better else best
+                        bits = given if better else bits
+                        place = np.uint8(p * side + q) if better else place
+                if relu:
+                    bits = none if best <= ZERO else bits
+                    place = NOWHERE if best <= ZERO else place
+                out[c] = bits
+                kept[c] = place
+
+
+@inlined
+def spread(g: Any, places: Any, dx: Any, sums: Any, stride: Any, side: Any, bf16: Any) -> None:
+    """Of an image's slopes and places (H', W', C) -> dx (H, W, C), by a buffer (W, C)."""
+    height, width, channels = dx.shape
+    rows, columns = g.shape[:2]
+    for h in range(height):
+        sums[:] = 0
+        for i in range(max(0, (h - side + stride) // stride), min(h // stride + 1, rows)):
+            first = (h - i * stride) * side
+            for j in range(columns):
+                slopes, kept = g[i, j], places[i, j]
+                for q in range(min(side, width - j * stride)):
+                    to, here = sums[j * stride + q], np.uint8(first + q)
+                    for c in range(channels):
+                        slope = widened(slopes[c]) if bf16 else slopes[c]
+                        to[c] += slope if kept[c] == here else ZERO
+        for w in range(width):
+            out = dx[h, w]
+            for c in range(channels):
+                out[c] = rounded(sums[w, c]) if bf16 else sums[w, c]
+
+
 @cache
 def _forward(side: int, bf16: bool, relu: bool) -> Kernel:
-    """Of values (images, H, W, C) -> the largest of each window, and its place within it, (images, H', W', C)."""
-    zero, least, start = np.float32(0), np.float32(-np.inf), np.uint8(0)
-    none = np.uint16(0) if bf16 else zero
+    """`largest` of images."""
 
     @compiled
     def forward(x: Any, y: Any, places: Any, stride: Any) -> None:
-        images, height, width, channels = x.shape
-        for n in range(images):
-            for i in range(y.shape[1]):
-                for j in range(y.shape[2]):
-                    out, kept = y[n, i, j], places[n, i, j]
-                    for c in range(channels):
-                        best, bits, place = least, x[n, i * stride, j * stride, c], start
-                        for p in range(side):
-                            h = min(i * stride + p, height - 1)  # beyond the map its edge again, which is no larger
-                            for q in range(side):
-                                given = x[n, h, min(j * stride + q, width - 1), c]
-                                value = widened(given) if bf16 else given
-                                better = value > best or (value != value and best == best)  # the first of equals
-                                best = value if better else best
-                                bits = given if better else bits
-                                place = np.uint8(p * side + q) if better else place
-                        if relu:
-                            bits = none if best <= zero else bits
-                            place = NOWHERE if best <= zero else place
-                        out[c] = bits
-                        kept[c] = place
+        for n in range(len(x)):
+            largest(x[n], y[n], places[n], stride, side, bf16, relu)
 
     return forward
 
 
 @cache
 def _backward(side: int, bf16: bool) -> Kernel:
-    """Of slopes and places (images, H', W', C) -> dx (images, H, W, C)."""
-    zero = np.float32(0)
+    """`spread` over images."""
 
     @compiled
     def backward(g: Any, places: Any, dx: Any, stride: Any) -> None:
-        images, height, width, channels = dx.shape
-        rows, columns = g.shape[1], g.shape[2]
-        sums = np.empty((width, channels), np.float32)
-        for n in range(images):
-            for h in range(height):
-                sums[:] = 0
-                for i in range(max(0, (h - side + stride) // stride), min(h // stride + 1, rows)):
-                    first = (h - i * stride) * side
-                    for j in range(columns):
-                        slopes, kept = g[n, i, j], places[n, i, j]
-                        for q in range(min(side, width - j * stride)):
-                            to, here = sums[j * stride + q], np.uint8(first + q)
-                            for c in range(channels):
-                                slope = widened(slopes[c]) if bf16 else slopes[c]
-                                to[c] += slope if kept[c] == here else zero
-                for w in range(width):
-                    out = dx[n, h, w]
-                    for c in range(channels):
-                        out[c] = rounded(sums[w, c]) if bf16 else sums[w, c]
+        sums = np.empty(dx.shape[2:], np.float32)
+        for n in range(len(dx)):
+            spread(g[n], places[n], dx[n], sums, stride, side, bf16)
 
     return backward
 
