@@ -78,7 +78,7 @@ PEERS = {
     "torchvision": {DEFAULTS: eager, "torchvision, tuned": tuned},
     "article": {WITH_TORCH: article.eager, WITH_TENSORFLOW: article.tensorflow},
 }
-CALLS = {"cuda": 20}  # steps at a stretch, on what a launch takes as long to reach as a step takes
+CALLS = {"cpu": 2, "cuda": 20}  # steps at a stretch: on a GPU a launch takes as long to reach it as a step takes
 SECONDS = {"cpu": 2.0}  # or as many as take so long: after other work the first takes a sixth longer than the next
 PLAIN_PEERS = (DEFAULTS, WITH_TORCH, WITH_TENSORFLOW)  # fp32 whatever the precision
 
@@ -108,5 +108,5 @@ def rows(
                 computes = precision_on(device) if plain else precision
                 step = peer(images if plain else here, labels, precision)
                 contestants.append(Contestant(who, step, least[computes], what))
-        found += timed("", contestants, repeats=repeats, calls=calls, seconds=seconds)
+        found += timed("step", contestants, repeats=repeats, calls=calls, seconds=seconds)
     return found

@@ -23,10 +23,10 @@ from alexnet.network.maps import in_blocks, max_pool
 from alexnet.network.variants import LRN, Conv, MaxPool, ReLU, Row, Variant, WithinMapLRN
 from alexnet.ranks import has_numba, has_triton
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {  # in the order of measuring: conv1's blocks are made as `maps` says
     "lrn": ("torch", "numba", "triton"),  # plain torch; compiled for the processor; for a GPU
-    # pooling, by which it is chosen: torch's; for the processor, with the ReLU behind it, and conv1's blocks; for a
-    # GPU, with a pass for bias and ReLU
+    # pooling, by which it is chosen: torch's; for the processor, with the ReLU behind it or a normalization by numba
+    # before it, and conv1's blocks; for a GPU, with a pass for bias and ReLU
     "maps": ("torch", "numba", "triton"),
     "conv1": ("direct", "blocks"),  # as it stands; 4 x 4 pixels as 48 channels, then 3 x 3 with stride 1
     "towers": ("grouped", "apart"),  # one convolution of two groups; two convolutions
@@ -117,9 +117,9 @@ def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
     """The rows that are computed with the `index`-th, a convolution: a ReLU behind it, and what is behind that where
     they are quicker at once.
 
-    That is an LRN by a compiled kernel, on the processor with a pool behind it; or, on the processor, a pool: it comes
-    before the ReLU, which then has a quarter of the values, and everything that comes out, forward and backward, is the
-    same.
+    That is an LRN by a compiled kernel, with the pool behind it where both are numba's; or, on the processor, a pool:
+    it comes before the ReLU, which then has a quarter of the values, and everything that comes out, forward and
+    backward, is the same.
     """
     rows = variant.layers[index + 1 : index + 4]
     if not rows or not isinstance(rows[0], ReLU):
@@ -128,8 +128,8 @@ def behind(variant: Variant, index: int, kernels: Kernels) -> tuple[Row, ...]:
         case (LRN(towers=towers), *more) if kernels.lrn == "numba" or kernels.lrn == kernels.maps == "triton":
             if parts(variant, index, kernels) not in (1, towers):
                 return rows[:1]
-            pool = kernels.lrn == kernels.maps == "numba" and isinstance(next(iter(more), None), MaxPool)
-            return rows if pool else rows[:2]
+            pooled = bool(more) and isinstance(more[0], MaxPool)
+            return rows if pooled and kernels.lrn == kernels.maps == "numba" else rows[:2]
         case (MaxPool(), *_) if kernels.maps != "triton":
             return rows[:2]
         case _:
@@ -165,11 +165,11 @@ def convolved(
     if groups > 1 and parts > 1:
         xs, groups = xs if len(xs) > 1 else xs[0].chunk(parts, 1), 1
     if kernels.conv1 == "blocks" and _is_first(row):
-        blocks, weight = _in_blocks(row, xs[0], weight, kernels)
+        blocks, weight = _first_in_blocks(row, xs[0], weight, kernels)
         xs, stride, before = [blocks], 1, 0
     elif before != after:
         xs, before = [F.pad(x, (before, after) * 2) for x in xs], 0
-    then, pool = (*behind[1:], None, None)[:2]
+    then = behind[1] if len(behind) > 1 else None
     # of one map, a GPU's normalization makes the parts
     pieces = 1 if isinstance(then, LRN) and kernels.lrn == "triton" and len(xs) == 1 else parts
     layers = zip(list(xs) * (pieces // len(xs)), _parted(weight, pieces), _parted(bias, pieces), strict=True)
@@ -179,8 +179,8 @@ def convolved(
         ys = [F.conv2d(x, w, b, stride, before, 1, groups) for x, w, b in layers]
         if isinstance(then, LRN):
             alone = replace(then, towers=then.towers // parts)
-            if isinstance(pool, MaxPool):
-                return [_pooled_lrn(alone, pool, y) for y in ys]
+            if isinstance(behind[-1], MaxPool):
+                return [_normalised_and_pooled(alone, behind[-1], y, kernels) for y in ys]
             return [normalised(alone, y, kernels, relu=True) for y in ys]
         if isinstance(then, MaxPool):
             return [pooled(then, y, kernels, relu=True) for y in ys]
@@ -211,8 +211,10 @@ def pooled(row: MaxPool, x: Tensor, kernels: Kernels, *, relu: bool = False) -> 
     return max_pool(x, side=row.kernel, stride=row.stride, out=(height, width), kernel=kernels.maps, relu=relu)
 
 
-def _pooled_lrn(row: LRN, pool: MaxPool, x: Tensor) -> Tensor:
-    """`pooled` of `normalised` of max(x, 0), by numba's kernels at once."""
+def _normalised_and_pooled(row: LRN, pool: MaxPool, x: Tensor, kernels: Kernels) -> Tensor:
+    """`pooled` of `normalised` of max(x, 0), by numba's kernels: at once where there is an image for each thread."""
+    if len(x) < torch.get_num_threads():
+        return pooled(pool, normalised(row, x, kernels, relu=True), kernels)
     _, height, width = out_shape(pool, (x.shape[1], x.shape[2], x.shape[3]), 1)
     return relu_lrn_pool(
         x, size=row.size, k=row.k, alpha=row.alpha, beta=row.beta, divide=row.divide, towers=row.towers,
@@ -225,7 +227,7 @@ def _is_first(row: Conv) -> bool:
     return (row.kernel, row.stride, row.groups) == (11, 4, 1)
 
 
-def _in_blocks(row: Conv, x: Tensor, weight: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
+def _first_in_blocks(row: Conv, x: Tensor, weight: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
     """Pictures and weights of the first layer as blocks of 4 x 4 pixels, to be convolved with stride 1.
 
     The weights get a twelfth row and column of zeros.

@@ -15,9 +15,10 @@ Sums are float32, or float64 for a float64 input.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -202,23 +203,23 @@ class _Block:
 
     def __init__(self, x: Tensor, window: _Window, items: int) -> None:
         self.window, self.items = window, items
-        length = items * prod(window.outer) + 2 * window.reach
+        flat, reach = items * prod(window.outer), window.reach
+        length = flat + 2 * reach
         # Every place holds its share of k, the empty ones too: the windowed sum is then v, without a pass to add k.
         share = window.k / window.size ** len(window.steps)
         squares = torch.full((length,), share, dtype=_wide_dtype(x), device=x.device)
         self.shares = squares.new_full(window.inner[-1:], share)
-        self.squares = self._values(squares)
+        self.squares = window.inside(squares[reach:][:flat])
         self.scratch = squares.new_empty(3, length).unbind()
         self.to_v, self.v = window.sums(squares, self.scratch)
         self.r = torch.empty_like(self.v)
-        free = next(t for t in self.scratch if t.data_ptr() != self.v.data_ptr())
-        self.p = self.r if window.beta == 0.5 else free[: len(self.r)]
+        self.p = self.r if window.beta == 0.5 else self.scratch[0][: len(self.r)]
         self.inner_p = window.inside(self.p)
 
-    def _values(self, flat: Tensor) -> Tensor:
-        """The places of the values in a buffer that has `reach` places before and behind them."""
-        reach = self.window.reach
-        return self.window.inside(flat[reach : len(flat) - reach])
+    @cached_property
+    def terms(self) -> "_Terms":
+        """What backward needs besides."""
+        return _Terms(self)
 
     def powers(self, part: Tensor) -> Tensor:
         """v^-beta of the items: `pow` is ten times as slow as the square roots that AlexNet's two powers need."""
@@ -232,26 +233,23 @@ class _Block:
         return self.inner_p
 
 
-class _BackBlock(_Block):
-    """And those of the sum that the gradient has."""
+class _Terms:
+    """A block's buffers, and their views, for the sum that the gradient has."""
 
-    def __init__(self, x: Tensor, window: _Window, items: int) -> None:
-        super().__init__(x, window, items)
-        terms = x.new_zeros(items * prod(window.outer) + 2 * window.reach, dtype=self.r.dtype)
-        self.terms = self._values(terms)
-        self.flat_terms = terms[window.reach : len(terms) - window.reach]
-        self.to_sum, total = window.sums(terms, self.scratch)
-        self.total = window.inside(total)
+    def __init__(self, block: _Block) -> None:
+        self.r = block.r
+        terms = self.r.new_zeros(len(self.r) + 2 * block.window.reach)
+        self.flat = terms[block.window.reach :][: len(self.r)]
+        self.values = block.window.inside(self.flat)
+        self.to_sum, total = block.window.sums(terms, block.scratch)
+        self.total = block.window.inside(total)
 
     def sums(self, d: Tensor, part: Tensor) -> Tensor:
-        """Σ(d·x/v) over each window, after `powers`."""
-        torch.mul(d, part, out=self.terms)
-        self.flat_terms.div_(self.v)
+        """Σ(d·x/v) over each window, after the block's `powers`."""
+        torch.mul(d, part, out=self.values)
+        self.flat.mul_(self.r).mul_(self.r)
         _add(self.to_sum)
         return self.total
-
-
-B = TypeVar("B", bound=_Block)
 
 
 def _add(sums: Sequence[Sum]) -> None:
@@ -259,21 +257,21 @@ def _add(sums: Sequence[Sum]) -> None:
         torch.add(a, b, out=out)
 
 
-def _blocks(make: type[B], window: _Window, *maps: Tensor) -> Iterator[tuple[B, tuple[Tensor, ...]]]:
+def _parts(window: _Window, *maps: Tensor) -> Iterator[tuple[_Block, tuple[Tensor, ...]]]:
     """The maps (items, *inner) in parts, each with the buffers for so many items."""
     x = maps[0]
     fitting = BLOCK_VALUES * torch.get_num_threads() // prod(window.outer) if x.device.type == "cpu" else len(x)
     block = None
     for parts in zip(*(values.split(max(1, fitting)) for values in maps), strict=True):
         if block is None or block.items != len(parts[0]):
-            block = make(x, window, len(parts[0]))
+            block = _Block(x, window, len(parts[0]))
         yield block, parts
 
 
 def _forward(x: Tensor, window: _Window) -> Tensor:
     """x of (items, *inner) -> y of the same shape."""
     y = torch.empty_like(x)
-    for block, (part, out) in _blocks(_Block, window, x, y):
+    for block, (part, out) in _parts(window, x, y):
         torch.mul(part, block.powers(part.to(block.r.dtype)), out=out)
     return y
 
@@ -281,10 +279,10 @@ def _forward(x: Tensor, window: _Window) -> Tensor:
 def _backward(x: Tensor, g: Tensor, window: _Window) -> Tensor:
     """dL/dx = g·p - 2·a·beta·x·Σ(g·x·p/v), p = v^-beta, the sum over the same windows."""
     dx = torch.empty_like(x)
-    for block, (part, slope, out) in _blocks(_BackBlock, window, x, g, dx):
+    for block, (part, slope, out) in _parts(window, x, g, dx):
         wide = part.to(block.r.dtype)
         d = torch.mul(slope, block.powers(wide), out=out if out.dtype == wide.dtype else None)
-        d.addcmul_(wide, block.sums(d, wide), value=-2 * window.a * window.beta)
+        d.addcmul_(wide, block.terms.sums(d, wide), value=-2 * window.a * window.beta)
         if d is not out:
             out.copy_(d)
     return dx

@@ -27,8 +27,9 @@ compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp
 inlined = njit(inline="always", error_model="numpy")
 
 
-# Inlined into kernels of other files too (maps_cpu.py, ../data/augment_cpu.py, ../training/optim_cpu.py). numba keeps a
-# kernel on disk until its own file changes: whoever changes these changes a line there as well.
+# Every `@inlined` function of this file, and the constants above, are in kernels of other files too (maps_cpu.py,
+# lrn_pool_cpu.py, ../data/augment_cpu.py, ../training/optim_cpu.py). numba keeps a kernel on disk until its own file
+# changes: whoever changes these changes a line there as well.
 @inlined
 def widened(bits: Any) -> Any:
     """bfloat16 as uint16 -> float32."""
@@ -54,6 +55,12 @@ def _rsqrt(v: Any) -> Any:
 def _cube_of_root(r: Any) -> Any:
     """r^3/2, by r² / sqrt(r) and not r · sqrt(r): a root alone is slower than what stands below one."""
     return r * (r * (ONE / np.sqrt(r)))
+
+
+@inlined
+def _rows_of(run: Any) -> Any:
+    """How many rows a block has: a buffer has room for so many."""
+    return 1 + BLOCK_VALUES // run
 
 
 @inlined
@@ -86,7 +93,7 @@ def forward_rows(
     (docs/log.md has the figures).
     """
     rows, run = x.shape
-    step, block = run + size // 2, 1 + BLOCK_VALUES // run
+    step, block = run + size // 2, _rows_of(run)
     for start in range(0, rows, block):
         stop = min(start + block, rows)
         _squared(x[start:stop], squares, size, bf16, relu)
@@ -113,7 +120,7 @@ def backward_rows(
 ) -> None:  # fmt: skip
     """Values and slopes (rows, run) -> dx, by three `buffer`s."""
     rows, run = x.shape
-    step, block = run + size // 2, 1 + BLOCK_VALUES // run
+    step, block = run + size // 2, _rows_of(run)
     m = np.float32(2) * a * power
     for start in range(0, rows, block):
         stop = min(start + block, rows)
@@ -153,7 +160,7 @@ def backward_rows(
 @inlined
 def buffer(run: Any, size: Any) -> Any:
     """For a block of rows: zeros, `size` // 2 of them before, between and behind."""
-    return np.zeros((1 + BLOCK_VALUES // run) * (run + size // 2) + size // 2, np.float32)
+    return np.zeros(_rows_of(run) * (run + size // 2) + size // 2, np.float32)
 
 
 def quarters_of(beta: float) -> int:

@@ -19,7 +19,7 @@ def relu_lrn_pool(
 ) -> Tensor:  # fmt: skip
     """The pool (`maps.max_pool`) of the normalization (`lrn.lrn`) of max(x, 0): (B, C, H, W) -> (B, C, *out).
 
-    Channels-last. ValueError for what either of the two refuses of numba's kernels.
+    Channels-last. ValueError for what `lrn` or `max_pool` refuses with kernel="numba".
     """
     check(x, size, k, towers)
     check_windows(x, side, stride, out)

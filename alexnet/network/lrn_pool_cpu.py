@@ -1,11 +1,10 @@
 """A normalization and the pool behind it, image by image, compiled for the processor by numba.
 
-Between the two a map goes through a buffer of one image, which the second-level cache holds, and not through memory:
-a training step is short of that (docs/log.md). The same bits as the kernels of `lrn_cpu.py` and `maps_cpu.py` give one
+Between the two a map goes through a buffer of one image, which caches hold, and not through memory, of which a
+training step is short (docs/log.md). The same bits as the kernels of `lrn_cpu.py` and `maps_cpu.py` give one
 after the other, of whose parts these are made.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,16 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ranks import compiler, share
-from .lrn_cpu import as_array, backward_rows, buffer, forward_rows, quarters_of
+from ..ranks import share
+from .lrn_cpu import Kernel, as_array, backward_rows, buffer, compiled, forward_rows, quarters_of
 from .maps_cpu import largest, spread
-
-compiled = compiler(nogil=True, error_model="numpy", fastmath={"contract", "arcp"})
-Kernel = Callable[..., None]
 
 
 @cache
 def _forward(size: int, beta: float, bf16: bool, side: int) -> Kernel:
+    """Of values (images, H, W, C) -> the pool of the normalised max(x, 0), and places, (images, H', W', C)."""
     quarters, power = quarters_of(beta), np.float32(beta)
 
     @compiled
@@ -39,6 +36,7 @@ def _forward(size: int, beta: float, bf16: bool, side: int) -> Kernel:
 
 @cache
 def _backward(size: int, beta: float, bf16: bool, side: int) -> Kernel:
+    """Of slopes and places (images, H', W', C) and values (images, H, W, C) -> dx, as the values."""
     quarters, power = quarters_of(beta), np.float32(beta)
 
     @compiled

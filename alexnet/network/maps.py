@@ -103,8 +103,12 @@ def in_blocks(x: Tensor, *, before: int, out: tuple[int, int], kernel: str) -> T
     channels-last.
 
     The first block begins `before` pixels above and to the left of a picture; what lies beyond one is 0. `kernel` is
-    "numba", on the processor, or "torch": they give the same bits.
+    "numba", on the processor, or "torch": they give the same bits. ValueError: not three colours, or another kernel.
     """
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"expected (B, 3, H, W), got a shape of {tuple(x.shape)}")
+    if kernel not in ("numba", "torch") or (kernel == "numba" and x.device.type != "cpu"):
+        raise ValueError(f"kernel {kernel}: makes no blocks on {x.device}")
     if kernel == "numba":
         return _blocks(x, before, *out)
     h, w = out

@@ -18,14 +18,18 @@ from ..ranks import compiler, share
 from .lrn_cpu import ZERO, as_array, inlined, rounded, widened
 
 NOWHERE = np.uint8(255)  # the place where the ReLU behind a window ends its slope
-LEAST, START = np.float32(-np.inf), np.uint8(0)
+LEAST, START = np.float32(-np.inf), np.uint8(0)  # the largest of no values yet, and a window's first place
 compiled = compiler(nogil=True, error_model="numpy")
 Kernel = Callable[..., None]
 
 
+# These two and the constants above are in lrn_pool_cpu.py's kernels too: who changes them changes a line there as well
+# (lrn_cpu.py says why).
 @inlined
 def largest(x: Any, y: Any, places: Any, stride: Any, side: Any, bf16: Any, relu: Any) -> None:
-    """Of an image's values (H, W, C) -> the largest of each window, and its place within it, (H', W', C)."""
+    """Of an image's values (H, W, C), uint16 with `bf16` -> the largest of each window and its place within it,
+    (H', W', C); with `relu` 0 and `NOWHERE` where that is not above 0.
+    """
     height, width, channels = x.shape
     none = y.dtype.type(0)
     for i in range(y.shape[0]):
@@ -109,7 +113,7 @@ def _rectified(side: int) -> Kernel:
         images, height, width, channels = x.shape
         lines = x.reshape(images, height, width * channels)
         line = np.empty(width * channels, np.uint16)  # the largest of the rows of a window
-        largest = line.reshape(width, channels)
+        columns = line.reshape(width, channels)
         for n in range(images):
             for i in range(y.shape[1]):
                 for c in range(width * channels):
@@ -120,9 +124,9 @@ def _rectified(side: int) -> Kernel:
                 for j in range(y.shape[2]):
                     out = y[n, i, j]
                     for c in range(channels):
-                        best = largest[j * stride, c]
+                        best = columns[j * stride, c]
                         for q in range(1, side):
-                            best = max(best, largest[min(j * stride + q, width - 1), c])
+                            best = max(best, columns[min(j * stride + q, width - 1), c])
                         out[c] = best
 
     return rectified
@@ -158,7 +162,7 @@ def _blocks(x: Any, y: Any, before: Any) -> None:
 
 
 def blocks(x: Tensor, y: Tensor, *, before: int) -> None:
-    """Pictures (B, H, W, 3), contiguous, `before` zeros around them -> y (B, h, w, 48)."""
+    """Pictures (B, H, W, 3), contiguous, `before` zeros above and to the left of each -> y (B, h, w, 48)."""
     rows, out = as_array(x.flatten(2)), as_array(y.unflatten(3, (4, 12)))
     share(_blocks, [rows, out], before)
 

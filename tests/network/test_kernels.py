@@ -38,7 +38,8 @@ def test_every_choice_equals_the_plain_one(name):
     """Logits within 1e-5 in float32, where sums are added in another order; gradients within 1e-9 in float64.
 
     In float32 a gradient may jump: a rounding turns which of two near equal values is the largest of a pool, or the
-    sign of a ReLU's. numba's kernels have no float64: their gradients are tested by themselves (test_lrn.py, test_maps.py).
+    sign of a ReLU's. numba's kernels have no float64: their gradients are tested by themselves (test_lrn.py, test_maps.py,
+    test_lrn_pool.py).
     """
     model = build(name, classes=5, seed=1).to(memory_format=torch.channels_last).train()
     side = model.variant.side
@@ -74,9 +75,15 @@ def test_every_choice_in_bf16_is_as_near_to_fp32_as_the_plain_one(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_relu_behind_its_pool_is_a_relu_before_it(dtype):
-    """The network, which takes the pool first, against the rows one by one: bit for bit, forward and gradient."""
-    model = build("torchvision", classes=5, seed=1, dropout=0.0).to(dtype).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize(("name", "kernels"), [
+    ("torchvision", PLAIN),  # the pool before the ReLU
+    ("torchvision", replace(PLAIN, maps="numba")),
+    ("paper", replace(PLAIN, lrn="numba", maps="numba")),  # ReLU, normalization and pool at once
+])  # fmt: skip
+def test_rows_at_once_are_the_rows_one_by_one(name, kernels, dtype):
+    """The network, which takes some together or in another order, against its rows: every bit, forward and gradient."""
+    model = build(name, classes=5, seed=1, dropout=0.0).to(dtype).to(memory_format=torch.channels_last)
+    model.kernels = kernels
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2)).to(dtype)
     found = []
     for run in (model, lambda x: model.trace(x, ["fc8"])["fc8"]):

@@ -169,6 +169,12 @@ def test_blocks_are_the_pictures_pixels(H, W, before, out, dtype, kernel):
     assert in_blocks(x[:0], before=before, out=out, kernel=kernel).shape == (0, 48, *out)
 
 
+def test_blocks_of_what_is_no_picture():
+    for x, kernel in ((random(1, 4, 8, 8), "numba"), (random(1, 3, 8, 8)[0], "torch"), (random(1, 3, 8, 8), "triton")):
+        with pytest.raises(ValueError, match=r"\(B, 3, H, W\)|kernel triton: makes no blocks on cpu"):
+            in_blocks(x, before=0, out=(2, 2), kernel=kernel)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 def test_blocks_are_the_operator_that_torch_expects():
     said = torch.library.opcheck(maps._blocks, (random(2, 3, 9, 11).requires_grad_(), 2, 3, 4))
