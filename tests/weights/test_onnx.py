@@ -446,7 +446,7 @@ def fuzzed(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[in
     draw, outcomes = random.Random(0), [0, 0]
     for _ in range(count):
         (folder / "x.onnx").write_bytes(changed(draw.choice(good), draw))
-        begin = time.process_time()
+        begin = time.thread_time()
         try:
             read_onnx(folder / "x.onnx")
         except WeightsError as reason:
@@ -454,7 +454,7 @@ def fuzzed(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[in
             outcomes[1] += 1
         else:
             outcomes[0] += 1
-        assert time.process_time() - begin < 2
+        assert time.thread_time() - begin < 20  # of this thread, whatever the machine does besides: no work without end
     return outcomes
 
 
@@ -567,7 +567,7 @@ def test_a_mean_without_its_window_is_refused(tmp_path):
         read_onnx(written(tmp_path, made))
 
 
-def test_damaged_files_are_refused(tmp_path):
+def test_damaged_files_are_refused(tmp_path, monkeypatch):
     whole = graph(lively(VARIANTS["tiny"])).SerializeToString()
     path = tmp_path / "model.onnx"
     for content in (
@@ -585,10 +585,10 @@ def test_damaged_files_are_refused(tmp_path):
             read_onnx(path)
     # an empty node is two bytes, and some hundred in memory; here, in a graph of 2,000,000 bytes
     path.write_bytes(b"\x3a\x80\x89\x7a" + b"\x0a\x00" * 1_000_000)
-    begin = time.process_time()
-    with pytest.raises(WeightsError, match="more than 100000 fields that are no values of tensors"):
-        read_onnx(path)
-    assert time.process_time() - begin < 2
+    with monkeypatch.context() as patched:
+        patched.setattr("onnx.ModelProto.FromString", lambda content: pytest.fail("was made in memory"), raising=True)
+        with pytest.raises(WeightsError, match="more than 100000 fields that are no values of tensors"):
+            read_onnx(path)
     path.write_bytes(b"\x3a\x86\x80\xc0\x02" + b"\x12\x80\x80\xc0\x02" + b"x" * (5 << 20) + b"\x00")  # a name of 5 MB
     with pytest.raises(WeightsError, match="more than 4 MB that are no values of tensors"):
         read_onnx(path)
